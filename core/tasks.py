@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import difflib
 import json
-from dataclasses import dataclass, fields, replace
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import pyarrow as pa
 import yaml
@@ -43,9 +45,12 @@ class Task:
     """One row of the task table.
 
     `text_a`, `text_b`, `label` name columns of the source files (`text_b=None`: single sentence). `label_values`
-    are the raw values that stand for `labels`, in the same order (empty: the names themselves). `files` maps a split
-    to a file name inside the task's folder. `head_dropout=None` takes the run's default. `metrics` are averaged into
-    the task's score, as GLUE does; the first is the headline.
+    are the raw values that stand for `labels`, in the same order (empty: the names themselves); rows whose label is
+    `no_gold` have no majority and are dropped. `human_columns` hold single annotators' labels, or lists of them.
+    `files` maps a split to a file inside `folder` (or one of `other_folders`); a split may have several entries, of
+    which the first found is read. `columns` names the columns of files without a header line. `skip_malformed` drops
+    and counts rows with too few fields. `head_dropout=None` takes the run's default. `metrics` are averaged into the
+    task's score, as GLUE does; the first is the headline.
     """
 
     name: str
@@ -60,43 +65,42 @@ class Task:
     text_b: str | None = None
     label: str = "label"
     label_values: tuple[str, ...] = ()
+    no_gold: str | None = None
     folder: str = ""
+    other_folders: tuple[str, ...] = ()
     files: tuple[tuple[str, str], ...] = ()
-    header: bool = True
+    columns: tuple[str, ...] = ()
+    skip_malformed: bool = False
     human_columns: tuple[str, ...] = ()
     candidates: str | None = None
     hub: tuple[str, str] | None = None
 
     def __post_init__(self) -> None:
-        where = f"task '{self.name}'"
-        if self.kind not in get_args(Kind):
-            raise ValueError(f"{where}: kind is {self.kind!r}, expected one of {', '.join(get_args(Kind))}")
-        if self.head not in HEADS_OF_KIND[self.kind]:
-            raise ValueError(
-                f"{where}: head '{self.head}' does not serve kind '{self.kind}', "
-                f"expected one of {', '.join(HEADS_OF_KIND[self.kind])}"
-            )
-        if self.head == "san" and self.text_b is None:
-            raise ValueError(f"{where}: head 'san' reads two texts, but text_b is not set; use head 'linear'")
-        if self.kind != "regression" and len(self.labels) < 2:
-            raise ValueError(f"{where}: {len(self.labels)} label(s) given, expected at least 2 in 'labels'")
-        if len(set(self.labels)) != len(self.labels):
-            raise ValueError(f"{where}: labels repeat: {list(self.labels)}")
-        if self.label_values and len(self.label_values) != len(self.labels):
-            raise ValueError(
-                f"{where}: label_values has {len(self.label_values)} entries, labels has {len(self.labels)}; "
-                "give one raw value for each label, in the same order"
-            )
-        for metric in self.metrics:
-            if metric not in METRICS_OF_KIND[self.kind]:
-                raise ValueError(
-                    f"{where}: metric '{metric}' does not fit kind '{self.kind}', "
-                    f"expected one of {', '.join(METRICS_OF_KIND[self.kind])}"
-                )
-        if "f1" in self.metrics and len(self.labels) != 2:
-            raise ValueError(f"{where}: metric 'f1' needs two classes, got {len(self.labels)}; use 'macro_f1'")
-        if not self.score_range[0] < self.score_range[1]:
-            raise ValueError(f"{where}: score_range {self.score_range} is empty")
+        c, heads, metrics = len(self.labels), HEADS_OF_KIND.get(self.kind, ()), METRICS_OF_KIND.get(self.kind, ())
+        misfit = next((metric for metric in self.metrics if metric not in metrics), None)
+        raw, numbers = self.label_values, tuple(str(i + 1) for i in range(c))
+        ranking, pair, span = self.kind == "ranking", self.text_b is not None, self.score_range
+        of_kind = f"does not fit kind '{self.kind}', expected one of"
+        for wrong, message in (
+            # The name becomes a file name and a part of example ids.
+            (not re.fullmatch(r"\w[\w.-]*", self.name), "a name has letters, digits, '_', '-' and '.' only; rename it"),
+            (not heads, f"kind is {self.kind!r}, expected one of {', '.join(HEADS_OF_KIND)}"),
+            (self.head not in heads, f"head '{self.head}' {of_kind} {', '.join(heads)}"),
+            (self.head == "san" and not pair, "head 'san' reads two texts, but text_b is not set; use head 'linear'"),
+            (self.kind != "regression" and c < 2, f"{c} label(s) given, expected at least 2 in 'labels'"),
+            (len(set(self.labels)) != c, f"labels repeat: {list(self.labels)}"),
+            (len(raw) not in (0, c), f"{len(raw)} label_values for {c} labels; give one for each, in the same order"),
+            (len(set(raw)) != len(raw), f"label_values repeat: {list(raw)}"),
+            (not self.metrics, f"metrics is empty, expected at least one of {', '.join(metrics)}"),
+            (misfit is not None, f"metric '{misfit}' {of_kind} {', '.join(metrics)}"),
+            ("f1" in self.metrics and c != 2, f"metric 'f1' needs two classes, got {c}; use 'macro_f1'"),
+            (len(span) != 2 or not span[0] < span[-1], f"score_range is {span}, expected [lowest, highest]"),
+            (ranking and pair, "kind 'ranking' has 'candidates' in the place of text_b; remove text_b"),
+            (ranking and self.labels != numbers, f"labels are {self.labels}, expected {numbers}, one a candidate"),
+            (ranking != bool(self.candidates), "'candidates', a column of lists, belongs to kind 'ranking' alone"),
+        ):
+            if wrong:
+                raise ValueError(f"task '{self.name}': {message}")
 
     @property
     def n_outputs(self) -> int:
@@ -137,212 +141,147 @@ def example_schema(task: Task) -> pa.Schema:
     return pa.schema(columns, metadata={"task": task.name, "kind": task.kind, "labels": json.dumps(task.labels)})
 
 
-def _glue(folder: str, hub: str, *, test: bool = True, **row: Any) -> Task:
-    files = (("train", "train.tsv"), ("dev", "dev.tsv")) + ((("test", "test.tsv"),) if test else ())
-    return Task(folder=folder, hub=("nyu-mll/glue", hub), **{"files": files, **row})
+def _files(*names: str) -> tuple[tuple[str, str], ...]:
+    """`{}` stands for the split; of several names the first one found is read."""
+    return tuple((split, name.format(split)) for split in ("train", "dev", "test") for name in names)
 
+
+def _glue(folder: str, labels: str = "", **row: Any) -> Task:
+    """A GLUE row; `labels` are the hub's label names in the hub's order, separated by spaces."""
+    name = folder.lower().replace("-", "")
+    where = {"folder": folder, "hub": ("nyu-mll/glue", name), "files": _files("{}.tsv")}
+    return Task(name=name, labels=tuple(labels.split()), **{**where, **row})
+
+
+def _table(*tasks: Task) -> dict[str, Task]:
+    return {task.name: task for task in tasks}
+
+
+_NLI = ("entailment", "neutral", "contradiction")
+_BITS: dict[str, Any] = {"label_values": ("0", "1")}
+_PAIR: dict[str, Any] = {"head": "san", "text_a": "sentence1", "text_b": "sentence2"}
+_VALUE: dict[str, Any] = {"kind": "regression", "metrics": METRICS_OF_KIND["regression"], **_PAIR, "head": "similarity"}
+_RANKING: dict[str, Any] = {"kind": "ranking", "head": "ranking", "candidates": "candidates"}
+_FIVE = tuple(f"label{i}" for i in range(1, 6))
 
 # ---- the embedded suite (core/synthetic): four teacher tasks, two without -------------------------------------------
-SUITE: dict[str, Task] = {
-    t.name: t
-    for t in (
-        Task(
-            name="sentiment",
-            labels=("awful", "bad", "mixed", "good", "great"),
-            has_teacher=True,
-        ),
-        Task(
-            name="nli",
-            head="san",
-            labels=("entailment", "neutral", "contradiction"),
-            text_b="text_b",
-            has_teacher=True,
-        ),
-        Task(
-            name="paraphrase",
-            head="san",
-            labels=("different", "paraphrase"),
-            text_b="text_b",
-            has_teacher=True,
-        ),
-        Task(
-            name="relevance",
-            kind="ranking",
-            head="ranking",
-            labels=("1", "2", "3", "4"),
-            candidates="candidates",
-            has_teacher=True,
-        ),
-        Task(name="acceptability", labels=("unacceptable", "acceptable")),
-        Task(
-            name="similarity",
-            kind="regression",
-            head="similarity",
-            metrics=("pearson", "spearman"),
-            text_b="text_b",
-        ),
-    )
-}
+SUITE: dict[str, Task] = _table(
+    Task(name="sentiment", labels=("awful", "bad", "mixed", "good", "great"), has_teacher=True),
+    Task(name="nli", head="san", labels=_NLI, text_b="text_b", has_teacher=True),
+    Task(name="paraphrase", head="san", labels=("different", "paraphrase"), text_b="text_b", has_teacher=True),
+    Task(name="relevance", labels=tuple("1234"), has_teacher=True, **_RANKING),
+    Task(name="acceptability", labels=("unacceptable", "acceptable")),
+    Task(name="similarity", **{**_VALUE, "text_a": "text_a", "text_b": "text_b"}),
+)
 
 # ---- GLUE's nine; label names are the hub's. Teachers: MNLI, QQP, RTE, QNLI (PAPER, step 3) -------------------------
-GLUE: dict[str, Task] = {
-    t.name: t
-    for t in (
-        _glue(
-            "CoLA",
-            "cola",
-            name="cola",
-            labels=("unacceptable", "acceptable"),
-            label_values=("0", "1"),
-            metrics=("mcc",),
-            # CoLA's train and dev have no header: columns are positions, its test has one.
-            header=False,
-            text_a="3",
-            label="1",
-            head_dropout=0.05,
+GLUE: dict[str, Task] = _table(
+    _glue(
+        "CoLA",
+        "unacceptable acceptable",
+        metrics=("mcc",),
+        text_a="sentence",
+        head_dropout=0.05,
+        # CoLA's train and dev have no header, its test has one with a 'sentence' in it.
+        columns=("source", "label", "star", "sentence"),
+        **_BITS,
+    ),
+    _glue("SST-2", "negative positive", text_a="sentence", **_BITS),
+    _glue(
+        "MRPC",
+        "not_equivalent equivalent",
+        head="san",
+        text_a="#1 String",
+        text_b="#2 String",
+        label="Quality",
+        metrics=("accuracy", "f1"),
+        **_BITS,
+    ),
+    _glue("STS-B", label="score", **_VALUE),
+    _glue(
+        "QQP",
+        "not_duplicate duplicate",
+        head="san",
+        has_teacher=True,
+        text_a="question1",
+        text_b="question2",
+        label="is_duplicate",
+        # Line breaks inside some of the official questions cut their rows in two; every GLUE reader skips the halves.
+        skip_malformed=True,
+        metrics=("accuracy", "f1"),
+        **_BITS,
+    ),
+    _glue(
+        "MNLI",
+        " ".join(_NLI),
+        has_teacher=True,
+        head_dropout=0.3,
+        label="gold_label",
+        no_gold="-",
+        human_columns=_FIVE,
+        files=(
+            ("train", "train.tsv"),
+            ("dev", "dev_matched.tsv"),
+            ("dev_mm", "dev_mismatched.tsv"),
+            ("test", "test_matched.tsv"),
+            ("test_mm", "test_mismatched.tsv"),
         ),
-        _glue(
-            "SST-2",
-            "sst2",
-            name="sst2",
-            labels=("negative", "positive"),
-            label_values=("0", "1"),
-            text_a="sentence",
-        ),
-        _glue(
-            "MRPC",
-            "mrpc",
-            name="mrpc",
-            head="san",
-            labels=("not_equivalent", "equivalent"),
-            label_values=("0", "1"),
-            metrics=("accuracy", "f1"),
-            text_a="#1 String",
-            text_b="#2 String",
-            label="Quality",
-        ),
-        _glue(
-            "STS-B",
-            "stsb",
-            name="stsb",
-            kind="regression",
-            head="similarity",
-            metrics=("pearson", "spearman"),
-            text_a="sentence1",
-            text_b="sentence2",
-            label="score",
-        ),
-        _glue(
-            "QQP",
-            "qqp",
-            name="qqp",
-            head="san",
-            labels=("not_duplicate", "duplicate"),
-            label_values=("0", "1"),
-            metrics=("accuracy", "f1"),
-            has_teacher=True,
-            text_a="question1",
-            text_b="question2",
-            label="is_duplicate",
-        ),
-        _glue(
-            "MNLI",
-            "mnli",
-            name="mnli",
-            head="san",
-            labels=("entailment", "neutral", "contradiction"),
-            has_teacher=True,
-            head_dropout=0.3,
-            text_a="sentence1",
-            text_b="sentence2",
-            label="gold_label",
-            human_columns=("label1", "label2", "label3", "label4", "label5"),
-            files=(
-                ("train", "train.tsv"),
-                ("dev", "dev_matched.tsv"),
-                ("dev_mm", "dev_mismatched.tsv"),
-                ("test", "test_matched.tsv"),
-                ("test_mm", "test_mismatched.tsv"),
-            ),
-        ),
-        # docs/decisions/002: only a quarter of GLUE's QNLI questions keep both candidates, so it is a pair task here.
-        _glue(
-            "QNLI",
-            "qnli",
-            name="qnli",
-            head="san",
-            labels=("entailment", "not_entailment"),
-            has_teacher=True,
-            text_a="question",
-            text_b="sentence",
-        ),
-        _glue(
-            "RTE",
-            "rte",
-            name="rte",
-            head="san",
-            labels=("entailment", "not_entailment"),
-            has_teacher=True,
-            text_a="sentence1",
-            text_b="sentence2",
-        ),
-        _glue(
-            "WNLI",
-            "wnli",
-            name="wnli",
-            head="san",
-            labels=("not_entailment", "entailment"),
-            label_values=("0", "1"),
-            text_a="sentence1",
-            text_b="sentence2",
-        ),
-    )
-}
+        **_PAIR,
+    ),
+    # docs/decisions/002: only a quarter of GLUE's QNLI questions keep both candidates, so it is a pair task here.
+    _glue("QNLI", "entailment not_entailment", head="san", has_teacher=True, text_a="question", text_b="sentence"),
+    _glue("RTE", "entailment not_entailment", has_teacher=True, **_PAIR),
+    _glue("WNLI", "not_entailment entailment", **_BITS, **_PAIR),
+)
 
-EXTRA: dict[str, Task] = {
-    t.name: t
-    for t in (
-        Task(
-            name="snli",
-            head="san",
-            labels=("entailment", "neutral", "contradiction"),
-            has_teacher=True,
-            text_a="sentence1",
-            text_b="sentence2",
-            label="gold_label",
-            human_columns=("label1", "label2", "label3", "label4", "label5"),
-            folder="snli",
-            files=(("train", "train.tsv"), ("dev", "dev.jsonl"), ("test", "test.jsonl")),
-            hub=("stanfordnlp/snli", ""),
-        ),
-        Task(
-            name="scitail",
-            head="san",
-            labels=("entails", "neutral"),
-            text_a="sentence1",
-            text_b="sentence2",
-            label="gold_label",
-            folder="SciTail",
-            files=(("train", "train.tsv"), ("dev", "dev.tsv"), ("test", "test.tsv")),
-            hub=("allenai/scitail", "tsv_format"),
-        ),
-    )
-}
+# ---- two more of MT-DNN's: the first file found for a split is read, so each official layout has an entry -----------
+EXTRA: dict[str, Task] = _table(
+    Task(
+        name="snli",
+        labels=_NLI,
+        has_teacher=True,
+        label="gold_label",
+        no_gold="-",
+        human_columns=(*_FIVE, "annotator_labels"),  # .txt has the five, .jsonl has the list
+        folder="snli",
+        other_folders=("../snli", "snli_1.0", "../snli_1.0"),
+        files=_files("{}.jsonl", "{}.tsv", "snli_1.0_{}.jsonl", "snli_1.0_{}.txt"),
+        hub=("stanfordnlp/snli", "plain_text"),
+        **_PAIR,
+    ),
+    Task(
+        name="scitail",
+        labels=("entails", "neutral"),
+        label="gold_label",
+        folder="SciTail",
+        other_folders=("../SciTail", "SciTailV1.1", "../SciTailV1.1"),
+        columns=("sentence1", "sentence2", "gold_label"),
+        files=_files("{}.tsv", "tsv_format/scitail_1.0_{}.tsv"),
+        hub=("allenai/scitail", "tsv_format"),
+        **_PAIR,
+    ),
+)
 
 TASKS: dict[str, Task] = {**SUITE, **GLUE, **EXTRA}
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The end of a message's first sentence: `; did you mean 'accuracy'?`, or `.` where nothing is near."""
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean '{near[0]}'?" if near else "."
 
 
 def find_task(name: str, known: dict[str, Task] | None = None) -> Task:
     """The row of `name`; a `ValueError` with the nearest known name otherwise."""
     known = TASKS if known is None else known
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"; did you mean '{near[0]}'?" if near else ""
-        raise ValueError(f"task '{name}' is not known{hint} Known tasks: {', '.join(known)}")
+        raise ValueError(f"task '{name}' is not known{did_you_mean(name, known)} Known tasks: {', '.join(known)}")
     return known[name]
 
 
-_YAML_FIELDS = tuple(f.name for f in fields(Task) if f.name not in ("name", "hub", "header", "human_columns"))
+_NOT_IN_YAML = ("name", "hub", "folder", "other_folders", "skip_malformed")
+_YAML_FIELDS = tuple(f.name for f in fields(Task) if f.name not in _NOT_IN_YAML)
+_LISTS = ("labels", "label_values", "metrics", "human_columns", "columns", "score_range")
 
 
 def load_tasks_yaml(path: Path) -> dict[str, Task]:
@@ -354,6 +293,7 @@ def load_tasks_yaml(path: Path) -> dict[str, Task]:
           text_a: comment
           label: rating
           labels: [fine, toxic]
+          human_columns: [rater1, rater2, rater3]
           has_teacher: true
 
     Raises `ValueError` for a file that is not such a mapping, an unknown field (with the nearest known one) and any
@@ -362,8 +302,8 @@ def load_tasks_yaml(path: Path) -> dict[str, Task]:
     path = Path(path)
     try:
         rows = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {error}") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"{path} is not a readable YAML file (UTF-8) of tasks: {error}") from error
     if not isinstance(rows, dict) or not rows:
         raise ValueError(f"{path}: expected a mapping from task names to fields, got {type(rows).__name__}")
     tasks: dict[str, Task] = {}
@@ -372,34 +312,38 @@ def load_tasks_yaml(path: Path) -> dict[str, Task]:
             raise ValueError(f"{path}: task '{name}' is {type(row).__name__}, expected a mapping of fields")
         for key in row:
             if key not in _YAML_FIELDS:
-                near = difflib.get_close_matches(str(key), _YAML_FIELDS, n=1)
-                hint = f"; did you mean '{near[0]}'?" if near else ""
+                hint = did_you_mean(str(key), _YAML_FIELDS)
                 raise ValueError(f"{path}: task '{name}' has an unknown field '{key}'{hint} Fields: {_YAML_FIELDS}")
         if not isinstance(row.get("files"), dict) or "train" not in row["files"]:
             raise ValueError(f"{path}: task '{name}' needs 'files' with at least a 'train' entry")
         unknown = [split for split in row["files"] if split not in SPLITS]
         if unknown:
             raise ValueError(f"{path}: task '{name}': unknown split {unknown[0]!r} in 'files', expected {SPLITS}")
-        tasks[str(name)] = _task_from_yaml(str(name), row, path.parent)
+        try:
+            tasks[str(name)] = _task_from_yaml(str(name), row, path.parent)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path}: {error}") from error
     return tasks
 
 
 def _task_from_yaml(name: str, row: dict[str, Any], base: Path) -> Task:
     values = dict(row)
-    values["files"] = tuple((split, str(base / file)) for split, file in row["files"].items())
-    for key in ("labels", "label_values"):
+    values["files"] = tuple((split, str(base / str(file))) for split, file in row["files"].items())
+    for key in _LISTS:
         if key in values:
-            values[key] = tuple(_raw_text(v) for v in values[key])
-    for key in ("metrics", "score_range"):
-        if key in values:
-            values[key] = tuple(values[key])
-    if "kind" in values and values["kind"] in HEADS_OF_KIND and "head" not in values:
+            if not isinstance(values[key], list):  # tuple("abc") would be three labels
+                raise ValueError(f"task '{name}': '{key}' is {values[key]!r}, expected a list like [a, b]")
+            values[key] = tuple(map(float if key == "score_range" else raw_text, values[key]))
+    for key in ("text_a", "text_b", "label", "no_gold", "candidates"):
+        if values.get(key) is not None:
+            values[key] = raw_text(values[key])
+    if values.get("kind") in HEADS_OF_KIND and "head" not in values:
         values["head"] = HEADS_OF_KIND[values["kind"]][0]
     if "metrics" not in values and values.get("kind") == "regression":
-        values["metrics"] = ("pearson", "spearman")
-    return replace(Task(name=name, **values), folder="")
+        values["metrics"] = METRICS_OF_KIND["regression"]
+    return Task(name=name, **values)
 
 
-def _raw_text(value: Any) -> str:
+def raw_text(value: Any) -> str:
     """YAML turns `no` into False and `1` into an integer; labels are text, as in the data files."""
     return str(value).lower() if isinstance(value, bool) else str(value)

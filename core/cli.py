@@ -1,0 +1,160 @@
+"""`python -m core ...`: run, status, report, predict. Each command is a few lines around core/pipeline or core/report.
+
+Torch is imported by the commands that need it and when they need it: `status`, `report` and an up-to-date `run`
+answer at once.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from core.config import resolve_tasks, validated
+from core.pipeline import run_pipeline
+from core.plan import STAGES, make_jobs
+from core.presets import PRESETS, load_config
+from core.progress import Progress
+from core.report import build_report, render_report
+from core.store import Run
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__.split("\n")[0]
+)
+
+# A table of nine columns needs this where there is no terminal to ask (files, CI).
+WIDTH_WITHOUT_TERMINAL = 110
+
+RunArgument = Annotated[Path, typer.Argument(help="run directory, for example runs/demo", show_default=False)]
+
+
+@contextmanager
+def _user_errors(console: Console) -> Iterator[None]:
+    """A person's mistakes end in one message and exit code 2; Ctrl-C says how to go on; bugs keep their traceback."""
+    try:
+        yield
+    except (ValueError, FloatingPointError, RuntimeError) as error:
+        if os.environ.get("DARKROOM_TRACEBACK"):
+            raise
+        console.print(f"[bold red]error:[/bold red] {error}", highlight=False, markup=True, soft_wrap=True)
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        console.print("\nstopped; the same command goes on from the last checkpoint")
+        raise typer.Exit(130) from None
+
+
+def _console() -> Console:
+    return Console() if sys.stdout.isatty() else Console(width=WIDTH_WITHOUT_TERMINAL)
+
+
+@app.command()
+def run(
+    out: Annotated[Path, typer.Option(help="run directory, made when it does not exist")],
+    preset: Annotated[str | None, typer.Option(help=f"one of {', '.join(PRESETS)} [default: demo]")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file with sections as in run.json's config")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="section.field=value, repeatable")] = None,
+    tasks: Annotated[Path | None, typer.Option(help="YAML of own tasks; implies data.source=files")] = None,
+    from_: Annotated[str | None, typer.Option("--from", help=f"redo from this stage on: {', '.join(STAGES)}")] = None,
+    only: Annotated[str | None, typer.Option(help="redo this stage alone")] = None,
+    update: Annotated[bool, typer.Option("--update", help="replace results of another config in --out")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print what would run and its rough cost")] = False,
+) -> None:
+    """Run the pipeline, skipping what is up to date; the same command goes on after a stop."""
+    console = _console()
+    with _user_errors(console):
+        if from_ is not None and only is not None:
+            raise ValueError("--from and --only exclude each other: give one")
+        resolved = load_config(preset, config, set_ or (), tasks)
+        target = Run(out)
+        if dry_run:
+            from core.cost import render_cost
+
+            render_cost(target, resolved, console)
+            return
+        with Progress(console) as progress:
+            run_pipeline(target, resolved, first_stage=from_, only_stage=only, update=update, progress=progress)
+        if (out / "metrics.parquet").exists():
+            console.print()
+            render_report(build_report(target), console)
+        console.print(f"\nNext: python -m core report {out} --full, or look at {out}/ (README, 'Run directory')")
+
+
+@app.command()
+def status(run: RunArgument) -> None:
+    """How far is a run: each stage, its jobs, its time."""
+    console = _console()
+    with _user_errors(console):
+        manifest = Run(run).manifest()
+        config = validated(manifest["config"])
+        done = manifest["jobs"]
+        chosen = done.get("select", {}).get("chosen") or [f"mt-{i}" for i in range(1, config.select.top_k + 1)]
+        jobs = make_jobs(config, resolve_tasks(config), source_digest="", chosen=chosen)
+        table = Table(title=f"{run}: preset {manifest['config']['preset']}", title_justify="left", pad_edge=False)
+        for column in ("stage", "jobs done", "seconds", "says"):
+            table.add_column(column, justify="right" if column in ("jobs done", "seconds") else "left")
+        for stage in STAGES:
+            wanted = [job.name for job in jobs.values() if job.stage == stage]
+            have = [name for name, record in done.items() if record["stage"] == stage]
+            says = "done" if len(have) == len(wanted) else "to do" if not have else f"{len(have)} of {len(wanted)}"
+            seconds = sum(done[name]["seconds"] for name in have)
+            table.add_row(stage, f"{len(have)}/{len(wanted)}", f"{seconds:.1f}" if have else "", says)
+        console.print(table)
+
+
+@app.command()
+def report(
+    run: RunArgument,
+    as_json: Annotated[bool, typer.Option("--json", help="all numbers as JSON on standard output")] = False,
+    full: Annotated[bool, typer.Option("--full", help="calibration and accuracy too")] = False,
+) -> None:
+    """The results table of a run."""
+    console = _console()
+    with _user_errors(Console(stderr=True) if as_json else console):
+        built = build_report(Run(run))
+        if as_json:
+            sys.stdout.write(json.dumps(built, indent=1) + "\n")
+        else:
+            render_report(built, console, full=full)
+
+
+@app.command()
+def predict(
+    run: Annotated[Path, typer.Option(help="run directory")],
+    model: Annotated[str, typer.Option(help="a model of the run, for example st-kd-s0 or mt-1")],
+    task: Annotated[str, typer.Option(help="a task of the run, for example nli")],
+    text: Annotated[str, typer.Option(help="the text; for ranking the question")],
+    text_b: Annotated[str | None, typer.Option(help="the second text of a pair")] = None,
+    candidate: Annotated[list[str] | None, typer.Option(help="a candidate of a ranking question, repeatable")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="probabilities as JSON")] = False,
+) -> None:
+    """What a model of the run says about your own text."""
+    console = _console()
+    with _user_errors(console):
+        from core.ask import ask
+
+        answer = ask(Run(run), model, task, text, text_b=text_b, candidates=candidate)
+        if as_json:
+            sys.stdout.write(json.dumps(answer) + "\n")
+            return
+        for label, probability in answer["probs"].items():
+            console.print(
+                f"{label:<16} {100 * probability:5.1f} %  [orange3]{'█' * round(40 * probability)}", highlight=False
+            )
+        if "value" in answer:
+            console.print(f"{answer['value']:.2f} on a scale from {answer['low']:g} to {answer['high']:g}")
+
+
+def main() -> None:
+    # Transformers and the hub speak of progress and missing keys at warning level; errors still show.
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    app()

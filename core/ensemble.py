@@ -1,0 +1,183 @@
+"""Many members' predictions into one: an ensemble is a recipe over stored logits, so recipes compare without a GPU.
+
+A strategy is a function (M, N, C) -> (N, C) in the table at the bottom; a new one is a line there. Each loss has its
+natural average (LOSSES.md): soft cross-entropy and forward KL the mean of probabilities (the paper's Q), reverse KL
+the geometric mean, MSE on logits the mean of logits. What the average hides, the members' disagreement, is
+`jensen_gap_N` (how far their distributions differ) and `disagreement_N` (how often their answers do).
+
+Deliberately absent: anything fitted to labels (weights, temperatures, greedy choice): a fit needs a split, a
+strategy here does not. Joining by example_id is core/store's work; here a mismatch is refused.
+
+`geometric_mean` and `mean_logits` are the same distribution: a member's logits and log-probabilities differ by one
+number per example, which softmax does not see. They differ in the offset alone and both stay, so that the file
+names the recipe that its loss asks for. Expect equal scores from them, always.
+
+Shapes: M members, N examples, C classes. Logarithms are natural: nats. float64 throughout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from scipy import special
+
+from core.calibration import FloatArray, entropy_N, log_probs_NC
+
+Strategy = Callable[[FloatArray], FloatArray]
+
+
+class CombinedValues(NamedTuple):
+    """Regression: the members' mean and their spread, both (N,)."""
+
+    mean: FloatArray
+    std: FloatArray
+
+
+def combine(
+    strategy: str,
+    member_logits_MNC: npt.ArrayLike | Sequence[npt.ArrayLike],
+    *,
+    label_names_per_member: Sequence[Sequence[str]],
+    example_ids_per_member: Sequence[Sequence[str]] | None = None,
+) -> FloatArray:
+    """(N, C) logits of the ensemble; softmax of them is its distribution. For classification and ranking.
+
+    Example: `combine("mean_probs", [logits_a_NC, logits_b_NC], label_names_per_member=[names, names])`.
+
+    Raises `ValueError` for an unknown strategy, no members, shapes or label names that differ (also a mere
+    re-ordering: mixing up MNLI's label order gives 6-10 % accuracy and no other symptom), example ids that differ
+    between members, and logits that are not finite.
+    """
+    if strategy not in STRATEGIES:
+        raise ValueError(f"strategy '{strategy}' is not known, expected one of {', '.join(STRATEGIES)}")
+    stacked_MNC = _stack(member_logits_MNC, ndim=2, what="logits")
+    n_members, n_examples, n_classes = stacked_MNC.shape
+    _check_label_names(label_names_per_member, n_members=n_members, n_classes=n_classes)
+    _check_example_ids(example_ids_per_member, n_members=n_members, n_examples=n_examples)
+    return STRATEGIES[strategy](stacked_MNC)
+
+
+def combine_values(
+    member_values_MN: npt.ArrayLike | Sequence[npt.ArrayLike],
+    *,
+    example_ids_per_member: Sequence[Sequence[str]] | None = None,
+) -> CombinedValues:
+    """Regression: mean over members, and their spread in the task's units.
+
+    The spread is the population form (ddof = 0): the members are the whole mixture and not a sample from it, and one
+    member has spread 0, not nan. Raises `ValueError` as `combine` does.
+    """
+    stacked_MN = _stack(member_values_MN, ndim=1, what="values")
+    _check_example_ids(example_ids_per_member, n_members=stacked_MN.shape[0], n_examples=stacked_MN.shape[1])
+    return CombinedValues(mean=stacked_MN.mean(axis=0), std=stacked_MN.std(axis=0))
+
+
+def jensen_gap_N(member_logits_MNC: npt.ArrayLike) -> FloatArray:
+    """H(mean of p_m) - mean of H(p_m), in nats: 0 iff all members agree, at most log M.
+
+    It is the constant between "mean of the teachers' losses" and "loss to their mean":
+    mean_m KL(p_m || q) = KL(mean || q) + gap for every q, so the two have one gradient (LOSSES.md).
+    Also the mutual information of member and label, and the Jensen-Shannon divergence of the members.
+    """
+    log_p_MNC = log_probs_NC(_stack(member_logits_MNC, ndim=2, what="logits"))
+    gap_N = entropy_N(np.exp(_mean_probs(log_p_MNC))) - entropy_N(np.exp(log_p_MNC)).mean(axis=0)
+    # Concavity makes it >= 0; a difference of two entropies may round to -1e-16, which reads as an error in a table.
+    return np.maximum(gap_N, 0.0)
+
+
+def disagreement_N(member_logits_MNC: npt.ArrayLike) -> FloatArray:
+    """The share of member pairs with different argmaxes, 0..1; its mean over N is the pairwise disagreement rate.
+
+    One member has no pairs: 0.
+    """
+    stacked_MNC = _stack(member_logits_MNC, ndim=2, what="logits")
+    n_members, _, n_classes = stacked_MNC.shape
+    if n_members == 1:
+        return np.zeros(stacked_MNC.shape[1])
+    # Votes per class give the agreeing pairs at once: sum_c v_c (v_c - 1) of M (M - 1) ordered pairs.
+    votes_NC = np.eye(n_classes)[stacked_MNC.argmax(axis=-1)].sum(axis=0)
+    agreeing_N = (votes_NC * (votes_NC - 1)).sum(axis=-1)
+    return np.asarray(1.0 - agreeing_N / (n_members * (n_members - 1)))
+
+
+# ---- checks ---------------------------------------------------------------------------------------------------------
+def _stack(members: npt.ArrayLike | Sequence[npt.ArrayLike], *, ndim: int, what: str) -> FloatArray:
+    # Iterating takes an array and a list of arrays alike; only a list can hold members of different shapes.
+    arrays = [np.asarray(member, dtype=np.float64) for member in members]  # type: ignore[union-attr]
+    if not arrays:
+        raise ValueError("an ensemble of 0 members, expected at least 1; run stage 'finetune' first")
+    shapes = [array.shape for array in arrays]
+    expected = "(N, C)" if ndim == 2 else "(N,)"
+    for m, shape in enumerate(shapes):
+        if len(shape) != ndim or shape != shapes[0]:
+            raise ValueError(
+                f"member {m}: {what} have shape {shape}, member 0 has {shapes[0]}, expected {expected} and equal; "
+                "members of an ensemble must predict the same examples with the same classes"
+            )
+    stacked = np.stack(arrays)
+    if not np.isfinite(stacked).all():
+        m, n = (int(i) for i in np.argwhere(~np.isfinite(stacked))[0][:2])
+        raise ValueError(f"member {m}: {what} of row {n} are not finite; its training diverged, train it again")
+    return stacked
+
+
+def _check_label_names(names: Sequence[Sequence[str]], *, n_members: int, n_classes: int) -> None:
+    if len(names) != n_members:
+        raise ValueError(f"label names are given for {len(names)} members, logits for {n_members}; give one list each")
+    for m, member_names in enumerate(names):
+        if list(member_names) != list(names[0]):
+            kind = "in another order" if sorted(member_names) == sorted(names[0]) else "and they differ"
+            raise ValueError(
+                f"member {m} has label names {list(member_names)}, member 0 has {list(names[0])}, {kind}; "
+                "predict again with one task table, or permute the columns before combining"
+            )
+        if len(member_names) != n_classes:
+            raise ValueError(
+                f"member {m} has {len(member_names)} label names {list(member_names)} for {n_classes} classes; "
+                "names and logits come from different tasks"
+            )
+
+
+def _check_example_ids(ids: Sequence[Sequence[str]] | None, *, n_members: int, n_examples: int) -> None:
+    if ids is None:
+        return
+    if len(ids) != n_members:
+        raise ValueError(
+            f"example ids are given for {len(ids)} members, predictions for {n_members}; give one list each"
+        )
+    for m, member_ids in enumerate(ids):
+        if len(member_ids) != n_examples:
+            raise ValueError(f"member {m} has {len(member_ids)} example ids for {n_examples} rows; expected one each")
+        for row, (got, expected) in enumerate(zip(member_ids, ids[0], strict=True)):
+            if got != expected:
+                raise ValueError(
+                    f"member {m}, row {row}: example id '{got}', member 0 has '{expected}'; "
+                    "members are never joined by position: sort them by example_id, on one split"
+                )
+
+
+# ---- strategies: (M, N, C) -> (N, C) --------------------------------------------------------------------------------
+def _mean_probs(logits_MNC: FloatArray) -> FloatArray:
+    """log (1/M sum_m softmax(v_m)), by logsumexp: finite also where every member's probability underflows."""
+    return np.asarray(special.logsumexp(log_probs_NC(logits_MNC), axis=0) - np.log(len(logits_MNC)))
+
+
+def _geometric_mean(logits_MNC: FloatArray) -> FloatArray:
+    """Normalised log of the geometric mean of probabilities: log softmax (1/M sum_m log softmax(v_m))."""
+    return log_probs_NC(log_probs_NC(logits_MNC).mean(axis=0))
+
+
+def _mean_logits(logits_MNC: FloatArray) -> FloatArray:
+    """1/M sum_m (v_m - mean_c v_m). Softmax ignores a shift, so centring changes no member's probabilities; it takes
+    out the encoders' arbitrary offsets, which MSE on logits would otherwise teach."""
+    return np.asarray((logits_MNC - logits_MNC.mean(axis=-1, keepdims=True)).mean(axis=0))
+
+
+STRATEGIES: dict[str, Strategy] = {
+    "mean_probs": _mean_probs,  # the paper's Q (1904.09482; PAPER, step 4)
+    "geometric_mean": _geometric_mean,
+    "mean_logits": _mean_logits,
+}

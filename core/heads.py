@@ -1,0 +1,122 @@
+"""MT-DNN's four task layers: encoder states of a batch -> logits (B, C), or values (B, 1) for regression.
+
+All heads take the same two arguments, `hidden_BTH` and the `Batch`, and apply their own dropout. The `HEADS` table
+at the bottom maps a task row's `head` to its class.
+
+Shapes: B examples, T tokens (padded), H hidden, C classes, K reasoning steps; P / Q tokens of premise / hypothesis
+live in the same T axis, told apart by masks. For ranking, hidden has one row a candidate: (B * C, T, H).
+
+Not here: losses, and how the encoder gets its states. Tried and dropped: gathering premise and hypothesis into
+tensors of their own (two more copies, and no faster than masks at GLUE's lengths).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from core.batching import Batch
+from core.tasks import Task
+
+
+class LinearHead(nn.Module):
+    """Single sentence: softmax(W x), x = state of [CLS] (1901.11504, eq. 1). Also serves pairs, as the plain
+    alternative to SAN, and, with one output, similarity: w x (eq. 2), which starts at the middle of the task's scale
+    rather than at 0, so that the first steps are not spent on finding it."""
+
+    def __init__(self, task: Task, hidden: int, *, dropout: float):
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.out = nn.Linear(hidden, task.n_outputs)
+        if task.kind == "regression":
+            nn.init.constant_(self.out.bias, sum(task.score_range) / 2)
+
+    def forward(self, hidden_BTH: Tensor, batch: Batch) -> Tensor:
+        return self.out(self.dropout(hidden_BTH[:, 0]))
+
+
+class RankingHead(nn.Module):
+    """Relevance w x of each (question, candidate) pair (1901.11504, eq. 9); rows of a question become its C logits."""
+
+    def __init__(self, task: Task, hidden: int, *, dropout: float):
+        super().__init__()
+        self.n_candidates = task.n_outputs
+        self.dropout = nn.Dropout(dropout)
+        self.out = nn.Linear(hidden, 1)
+
+    def forward(self, hidden_BTH: Tensor, batch: Batch) -> Tensor:
+        return self.out(self.dropout(hidden_BTH[:, 0])).view(-1, self.n_candidates)
+
+
+class SanHead(nn.Module):
+    """Stochastic answer network for pairs: K steps of reasoning over premise and hypothesis (1901.11504, eq. 2-7).
+
+    s0 = sum_j a_j M^h_j with a = softmax(w1 M^h); for k = 1 ... K-1: x^k = sum_j b_j M^p_j with
+    b = softmax(s^{k-1} W2 M^p), s^k = GRU(x^k, s^{k-1}); P^k = softmax(W3 [s; x; |s-x|; s*x]); the answer is
+    log mean_k P^k. In training whole steps are dropped with probability `step_dropout` (at least one stays); at test
+    time all are averaged.
+
+    Step 0 reads x^0 from s^0 in the same way, so that K = 1 is a head too: P^k pairs s^k with the x^k that s^k
+    attends to, k = 0 ... K-1. A test compares this class with a naive loop.
+    """
+
+    def __init__(self, task: Task, hidden: int, *, dropout: float, steps: int, step_dropout: float):
+        super().__init__()
+        self.steps, self.step_dropout = steps, step_dropout
+        self.dropout = nn.Dropout(dropout)
+        self.summary = nn.Linear(hidden, 1)  # w1
+        self.attention = nn.Linear(hidden, hidden, bias=False)  # W2
+        self.gru = nn.GRUCell(hidden, hidden)
+        self.out = nn.Linear(4 * hidden, task.n_outputs)  # W3
+
+    def forward(self, hidden_BTH: Tensor, batch: Batch) -> Tensor:
+        # The reasoning is a few small products and sums of exponentials: float32 costs nothing and keeps it exact.
+        with torch.autocast(hidden_BTH.device.type, enabled=False):
+            return self._answer(self.dropout(hidden_BTH.float()), batch)
+
+    def _answer(self, states_BTH: Tensor, batch: Batch) -> Tensor:
+        scores_BT = self.summary(states_BTH).squeeze(-1)
+        weights_BT = scores_BT.masked_fill(~batch.is_b_BT, -torch.inf).softmax(-1)
+        s_BH = (weights_BT.unsqueeze(1) @ states_BTH).squeeze(1)
+        not_premise_BT = ~batch.is_a_BT
+        log_probs = []
+        for step in range(self.steps):
+            scores_BT = (states_BTH @ self.attention(s_BH).unsqueeze(-1)).squeeze(-1)
+            weights_BT = scores_BT.masked_fill(not_premise_BT, -torch.inf).softmax(-1)
+            x_BH = (weights_BT.unsqueeze(1) @ states_BTH).squeeze(1)
+            features_B4H = torch.cat([s_BH, x_BH, (s_BH - x_BH).abs(), s_BH * x_BH], dim=-1)
+            log_probs.append(F.log_softmax(self.out(self.dropout(features_B4H)), dim=-1))
+            if step + 1 < self.steps:
+                s_BH = self.gru(x_BH, s_BH)
+        log_probs_BKC = torch.stack(log_probs, dim=1)
+        kept_BK = self._kept_steps(len(log_probs_BKC), log_probs_BKC.device)
+        if kept_BK is None:
+            return log_probs_BKC.logsumexp(dim=1) - math.log(self.steps)
+        masked_BKC = log_probs_BKC.masked_fill(~kept_BK.unsqueeze(-1), -torch.inf)
+        return masked_BKC.logsumexp(dim=1) - kept_BK.sum(dim=1, keepdim=True).log()
+
+    def _kept_steps(self, batch_size: int, device: torch.device) -> Tensor | None:
+        """Which steps vote, (B, K); None: all. The step with the largest draw always stays, so no row is empty."""
+        if not self.training or self.step_dropout == 0 or self.steps == 1:
+            return None
+        draws_BK = torch.rand(batch_size, self.steps, device=device)
+        return (draws_BK >= self.step_dropout) | (draws_BK == draws_BK.amax(dim=1, keepdim=True))
+
+
+def make_head(task: Task, hidden: int, *, head_dropout: float, san_steps: int, san_step_dropout: float) -> nn.Module:
+    """A fresh head of the task's kind. The task row's own `head_dropout`, where it has one, goes before the run's."""
+    dropout = head_dropout if task.head_dropout is None else task.head_dropout
+    if task.head == "san":
+        return SanHead(task, hidden, dropout=dropout, steps=san_steps, step_dropout=san_step_dropout)
+    return HEADS[task.head](task, hidden, dropout=dropout)
+
+
+HEADS: dict[str, type[nn.Module]] = {
+    "linear": LinearHead,
+    "similarity": LinearHead,
+    "ranking": RankingHead,
+    "san": SanHead,
+}

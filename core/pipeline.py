@@ -1,0 +1,235 @@
+"""The order of the stages: what is up to date is skipped, what changed is redone, and what depends on it too.
+
+`run_pipeline` walks the stages, asks core/plan for the jobs of each, runs those that are not done with the same key,
+and writes `run.json` after every job. A run directory that holds finished trainings of another config is refused
+unless `update` is given: nothing is lost by mistake.
+
+No torch here: when everything is up to date, a run takes as long as reading its manifest.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Sequence
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from core.config import Config, differences, digest, resolve_tasks
+from core.data import fingerprint, source_files
+from core.plan import STAGES, Job, is_done, lost_by, make_jobs
+from core.progress import Progress
+from core.store import SCHEMA_VERSION, Run, read_json
+from core.tasks import Task
+from core.workers import Workers
+
+PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "numpy", "pyarrow", "scikit-learn", "scipy")
+
+
+def run_pipeline(
+    run: Run,
+    config: Config,
+    *,
+    first_stage: str | None = None,
+    only_stage: str | None = None,
+    update: bool = False,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Brings `run` up to date with `config` and returns its manifest.
+
+    `first_stage` redoes that stage and all after it; `only_stage` redoes that one alone, and fails when what it needs
+    is not up to date. Raises `ValueError` for a run directory of another config, see `update`.
+    """
+    for stage in (first_stage, only_stage):
+        if stage is not None and stage not in STAGES:
+            raise ValueError(f"stage '{stage}' is not known, expected one of {', '.join(STAGES)}")
+    tasks = resolve_tasks(config)
+    source = source_digest(config, tasks)
+    manifest = _open(run, config, tasks, source, update=update, first_stage=first_stage or only_stage)
+    forced = _forced_stages(first_stage, only_stage)
+    with ExitStack() as stack:
+        workers: Workers | None = None
+        stack.push(lambda kind, error, trace: _log_stop(run, error))
+        for stage in [only_stage] if only_stage is not None else STAGES:
+            chosen = chosen_members(run, config, tasks, source, manifest)
+            jobs = make_jobs(config, tasks, source_digest=source, chosen=chosen)
+            if only_stage is not None:
+                _require_inputs(stage, jobs, manifest)
+            of_stage = [job for job in jobs.values() if job.stage == stage]
+            todo = [job for job in of_stage if stage in forced or not is_done(job, manifest)]
+            if not todo:
+                progress.skipped(stage)
+                continue
+            if stage in forced:
+                for job in todo:
+                    shutil.rmtree(run.model_dir(job.name), ignore_errors=True)
+            if workers is None:
+                n_workers = _n_workers(config, tasks, progress)
+                workers = stack.enter_context(Workers(n_workers, progress.event))
+            # Members whose weights were deleted train again before the teachers that start from them.
+            for batch in (_jobs_with_lost_weights(run, jobs, todo), todo):
+                _run_jobs(run, config, tasks, batch, jobs["prepare"].key, manifest, workers, progress)
+    if not config.runtime.keep_models and only_stage is None:
+        shutil.rmtree(run.path / "models", ignore_errors=True)
+    return manifest
+
+
+def _run_jobs(
+    run: Run,
+    config: Config,
+    tasks: dict[str, Task],
+    jobs: Sequence[Job],
+    prepare_key: str,
+    manifest: dict[str, Any],
+    workers: Workers,
+    progress: Progress,
+) -> None:
+    """Runs `jobs` side by side and marks each done in `run.json`, last of all its files."""
+    if not jobs:
+        return
+    for job in jobs:
+        manifest["jobs"].pop(job.name, None)
+    run.write_manifest(manifest)
+    progress.start(jobs[0].stage, [job.name for job in jobs])
+    for job, result in workers.run(str(run.path), config, tasks, jobs, prepare_key):
+        seconds = round(result.seconds, 3)
+        record = {"stage": job.stage, "status": "done", "key": job.key, "seconds": seconds, "finished": _now()}
+        manifest["jobs"][job.name] = {**record, **result.about}
+        run.write_manifest(manifest)
+        run.log("done", job=job.name, stage=job.stage, seconds=seconds)
+        progress.finished(job.name, result.seconds)
+
+
+def _log_stop(run: Run, error: BaseException | None) -> None:
+    if error is not None:
+        run.log("stopped", error=f"{type(error).__name__}: {error}")
+
+
+def source_digest(config: Config, tasks: dict[str, Task]) -> str:
+    """Contents of the source files; the suite and the hub have none on this machine, their config says it all."""
+    if config.data.source == "suite" or config.data.source == "hub":
+        return ""
+    glue_dir = None if config.data.glue_dir is None else Path(config.data.glue_dir)
+    return digest(
+        [fingerprint(source_files(task, source=config.data.source, glue_dir=glue_dir)) for task in tasks.values()]
+    )
+
+
+def chosen_members(
+    run: Run, config: Config, tasks: dict[str, Task], source: str, manifest: dict[str, Any]
+) -> list[str] | None:
+    """The members that `select` kept, when it is done with the present key; else None."""
+    jobs = make_jobs(config, tasks, source_digest=source, chosen=None)
+    path = run.path / "selection.json"
+    if not is_done(jobs["select"], manifest) or not path.exists():
+        return None
+    return list(read_json(path)["chosen"])
+
+
+def _open(
+    run: Run, config: Config, tasks: dict[str, Task], source: str, *, update: bool, first_stage: str | None
+) -> dict[str, Any]:
+    """The manifest to go on with: a new one, or the old one with the new config."""
+    config_values = config.model_dump(mode="json")
+    fresh: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "created": _now(),
+        "config": config_values,
+        "config_digest": digest(config_values),
+        "git_commit": _git_commit(),
+        "versions": {"core": metadata.version("darkroom"), "python": platform.python_version()}
+        | {name: metadata.version(name) for name in PACKAGES},
+        "machine": {"system": platform.platform(), "cores": os.cpu_count()},
+        "seed": config.seed,
+        "jobs": {},
+    }
+    if not run.exists():
+        if run.path.exists() and any(run.path.iterdir()):
+            raise ValueError(f"{run.path} exists, is not empty and holds no run; give an empty or new folder to --out")
+        run.write_manifest(fresh)
+        return fresh
+    old = run.manifest()
+    chosen = chosen_members(run, config, tasks, source, old)
+    jobs = make_jobs(config, tasks, source_digest=source, chosen=chosen)
+    lost = lost_by(jobs, old, chosen_known=chosen is not None)
+    if first_stage is not None:
+        # A stage that is redone by name may replace its own results and those after it.
+        lost = [name for name in lost if STAGES.index(old["jobs"][name]["stage"]) < STAGES.index(first_stage)]
+    if lost and not update:
+        changes = differences(old["config"], fresh["config"]) or ["the source files or the code have changed"]
+        raise ValueError(
+            f"{run.path} holds a run of another config ({'; '.join(changes[:6])}). Going on would replace "
+            f"{len(lost)} finished jobs: {', '.join(lost[:8])}{' ...' if len(lost) > 8 else ''}. Give another --out, "
+            "or --update to redo them here"
+        )
+    for name in [name for name in old["jobs"] if chosen is not None and name not in jobs]:
+        _remove_model(run, name)
+        del old["jobs"][name]
+    manifest = {**fresh, "created": old["created"], "jobs": old["jobs"]}
+    run.write_manifest(manifest)
+    return manifest
+
+
+def _remove_model(run: Run, name: str) -> None:
+    for folder in ("models", "predictions", "dynamics"):
+        shutil.rmtree(run.path / folder / name, ignore_errors=True)
+
+
+def _forced_stages(first_stage: str | None, only_stage: str | None) -> set[str]:
+    if only_stage is not None:
+        return {only_stage}
+    return set() if first_stage is None else set(STAGES[STAGES.index(first_stage) :])
+
+
+def _require_inputs(stage: str, jobs: dict[str, Job], manifest: dict[str, Any]) -> None:
+    if not any(job.stage == stage for job in jobs.values()):
+        raise ValueError(f"stage '{stage}' cannot run alone: 'select' is not up to date. Run without --only first")
+    for job in jobs.values():
+        for need in job.needs if job.stage == stage else ():
+            if not is_done(jobs[need], manifest):
+                raise ValueError(
+                    f"stage '{stage}' cannot run alone: its input '{need}' (stage '{jobs[need].stage}') is not up to "
+                    f"date. Run --from {jobs[need].stage}, or without --only"
+                )
+
+
+def _jobs_with_lost_weights(run: Run, jobs: dict[str, Job], todo: Sequence[Job]) -> list[Job]:
+    """The finished jobs whose weights `todo` starts from and somebody deleted: they come out the same again."""
+    lost = dict.fromkeys(
+        job.weights_of
+        for job in todo
+        if job.weights_of is not None and not (run.model_dir(job.weights_of) / "model.json").exists()
+    )
+    return [jobs[name] for name in lost]
+
+
+def _n_workers(config: Config, tasks: dict[str, Task], progress: Progress) -> int:
+    """One job a core on a CPU, one at a time on an accelerator, never more than a stage has jobs."""
+    from core.device import resolve_device
+
+    device = resolve_device(config.runtime.device, "float32", hidden=0)
+    free = max(1, (os.cpu_count() or 1) // config.runtime.threads) if device.device.type == "cpu" else 1
+    n_teachers = config.select.top_k * sum(task.has_teacher for task in tasks.values())
+    n_students = len(config.distill.variants) * config.distill.seeds
+    n = min(config.runtime.workers or free, max(len(config.multitask.members), n_teachers, n_students))
+    progress.note(f"{device.reason.partition(';')[0]}; {n} job{'s' if n > 1 else ''} at a time")
+    return n
+
+
+def _git_commit() -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

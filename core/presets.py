@@ -1,0 +1,197 @@
+"""Presets, and how a YAML file and `--set section.field=value` override them.
+
+A preset is a function that returns a `Config`. Overrides are applied in the order preset, file, `--set`; a key that
+does not exist is refused with the nearest one that does.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+
+from core.config import (
+    GLUE_TEACHERS,
+    Config,
+    DataConfig,
+    DistillConfig,
+    EvaluateConfig,
+    FinetuneConfig,
+    ModelConfig,
+    MultitaskConfig,
+    SelectConfig,
+    validated,
+)
+from core.tasks import GLUE, load_tasks_yaml
+
+
+# ---- presets -------------------------------------------------------------------------------------------------------
+def _smoke() -> Config:
+    """Proves the plumbing in about 20 seconds, not the effects."""
+    tiny: dict[str, Any] = {"epochs": 1, "lr": 2e-3, "batch_size": 64}
+    return Config(
+        preset="smoke",
+        data=DataConfig(n_train=300, n_dev=60, n_test=120, selection=60),
+        model=ModelConfig(tokenizer="word", max_length=64, san_steps=2),
+        multitask=MultitaskConfig(
+            encoders=("random:bert(layers=1,hidden=32,heads=2)",), dropouts=(0.1, 0.2), seeds=(0,), **tiny
+        ),
+        select=SelectConfig(top_k=2),
+        finetune=FinetuneConfig(**tiny),
+        distill=DistillConfig(seeds=1, **tiny),
+        evaluate=EvaluateConfig(resamples=200),
+    )
+
+
+def _demo() -> Config:
+    """The whole method on the embedded suite in minutes on two cores."""
+    return Config(
+        preset="demo",
+        data=DataConfig(n_train=4400, n_dev=1000, n_test=3000, selection=400),
+        model=ModelConfig(tokenizer="word", max_length=64, san_steps=2),
+        multitask=MultitaskConfig(seeds=(0, 1), epochs=5, lr=2e-3, batch_size=64, eval_every_epochs=0),
+        finetune=FinetuneConfig(epochs=1, lr=5e-4, batch_size=64, eval_every_epochs=0),
+        distill=DistillConfig(seeds=3, epochs=5, lr=2e-3, batch_size=64, eval_every_epochs=0),
+    )
+
+
+def _glue_small() -> Config:
+    """Real GLUE with a small encoder trained from nothing: minutes on a GPU, a cut of it on a CPU."""
+    return Config(
+        preset="glue-small",
+        data=DataConfig(source="hub", tasks=tuple(GLUE), teacher_tasks=GLUE_TEACHERS, empty_text="drop"),
+        model=ModelConfig(tokenizer="wordpiece(vocab=8192)", max_length=128, san_steps=2),
+        multitask=MultitaskConfig(
+            encoders=("random:bert(layers=2,hidden=128,heads=2)",), seeds=(0, 1), epochs=3, lr=5e-4, batch_size=32
+        ),
+        finetune=FinetuneConfig(epochs=1, lr=2e-4),
+        distill=DistillConfig(seeds=3, epochs=3, lr=5e-4),
+        evaluate=EvaluateConfig(split="dev"),
+    )
+
+
+def _glue_base() -> Config:
+    """BERT-base, cased and uncased, on one GPU."""
+    return Config(
+        preset="glue-base",
+        data=DataConfig(source="hub", tasks=tuple(GLUE), teacher_tasks=GLUE_TEACHERS, empty_text="drop"),
+        model=ModelConfig(max_length=256),
+        multitask=MultitaskConfig(
+            encoders=("google-bert/bert-base-uncased", "google-bert/bert-base-cased"), epochs=3, lr=5e-5
+        ),
+        finetune=FinetuneConfig(epochs=2, lr=2e-5),
+        distill=DistillConfig(seeds=3, epochs=3, lr=5e-5),
+        evaluate=EvaluateConfig(split="dev"),
+    )
+
+
+def _paper() -> Config:
+    """BERT-large with the paper's numbers (PAPER, Hyperparameters): Adamax, 5e-5, 32, 5 epochs, 512 tokens."""
+    paper: dict[str, Any] = {"epochs": 5, "lr": 5e-5, "batch_size": 32, "optimizer": "adamax"}
+    return Config(
+        preset="paper",
+        data=DataConfig(source="hub", tasks=tuple(GLUE), teacher_tasks=GLUE_TEACHERS, empty_text="drop"),
+        model=ModelConfig(max_length=512),
+        multitask=MultitaskConfig(encoders=("google-bert/bert-large-uncased", "google-bert/bert-large-cased"), **paper),
+        finetune=FinetuneConfig(**paper),
+        distill=DistillConfig(seeds=1, **paper),
+        evaluate=EvaluateConfig(split="dev"),
+    )
+
+
+PRESETS: dict[str, Callable[[], Config]] = {
+    "smoke": _smoke,
+    "demo": _demo,
+    "glue-small": _glue_small,
+    "glue-base": _glue_base,
+    "paper": _paper,
+}
+
+
+# ---- overrides -----------------------------------------------------------------------------------------------------
+def load_config(
+    preset: str | None = None, file: Path | None = None, overrides: Iterable[str] = (), tasks_file: Path | None = None
+) -> Config:
+    """Preset, then YAML file, then `section.field=value` overrides. `data.glue_dir` alone implies `data.source=glue`,
+    a tasks file implies `data.source=files` and all of the file's tasks. Raises `ValueError` for anything unknown."""
+    changes: dict[str, Any] = {}
+    if file is not None:
+        text = _read_yaml(file)
+        preset = preset or text.pop("preset", None)
+        text.pop("preset", None)
+        changes = text
+    for item in overrides:
+        path, equals, raw = item.partition("=")
+        if not equals or not path:
+            raise ValueError(f"--set got '{item}', expected section.field=value, for example distill.alpha=0.3")
+        try:
+            value = yaml.safe_load(raw)
+        except yaml.YAMLError as error:
+            raise ValueError(f"--set {path}: {raw!r} is not a YAML value: {error}") from error
+        # YAML 1.1 reads 1e-3 as a string; a number is meant.
+        if isinstance(value, str):
+            value = _number_or_text(value)
+        node = changes
+        *parents, leaf = path.split(".")
+        for parent in parents:
+            node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                raise ValueError(f"--set {path}: '{parent}' is a value, not a section")
+        node[leaf] = value
+    name = preset or "demo"
+    if name not in PRESETS:
+        near = difflib.get_close_matches(name, PRESETS, n=1)
+        hint = f"did you mean '{near[0]}'? " if near else ""
+        raise ValueError(f"preset '{name}' is not known; {hint}presets: {', '.join(PRESETS)}")
+    data = changes.setdefault("data", {})
+    if isinstance(data, dict):
+        if tasks_file is not None:
+            data["tasks_file"] = str(tasks_file)
+        if data.get("tasks_file"):
+            data.setdefault("source", "files")
+            data.setdefault("tasks", list(load_tasks_yaml(Path(data["tasks_file"]))))
+            data.setdefault("teacher_tasks", None)
+        elif data.get("glue_dir"):
+            data.setdefault("source", "glue")
+    return validated(_merged(PRESETS[name]().model_dump(), changes, Config, ""))
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ValueError(f"config file {file} does not exist") from error
+    except yaml.YAMLError as error:
+        raise ValueError(f"{file} is not valid YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{file}: expected sections such as 'distill:', got {type(values).__name__}")
+    return values
+
+
+def _number_or_text(value: str) -> Any:
+    try:
+        return float(value)
+    except ValueError:
+        return value
+
+
+def _merged(base: dict[str, Any], changes: dict[str, Any], model: type[BaseModel], prefix: str) -> dict[str, Any]:
+    """`base` with `changes`, key by key, refusing a key that `model` does not have."""
+    merged = dict(base)
+    for key, value in changes.items():
+        if key not in model.model_fields:
+            near = difflib.get_close_matches(str(key), model.model_fields, n=1)
+            hint = f"; did you mean '{prefix}{near[0]}'?" if near else ""
+            raise ValueError(f"unknown config key '{prefix}{key}'{hint} Known: {', '.join(model.model_fields)}")
+        field = model.model_fields[key].annotation
+        if isinstance(field, type) and issubclass(field, BaseModel):
+            if not isinstance(value, dict):
+                raise ValueError(f"config section '{prefix}{key}' is {value!r}, expected fields such as {key}.seed=1")
+            merged[key] = _merged(base[key], value, field, f"{prefix}{key}.")
+        else:
+            merged[key] = value
+    return merged

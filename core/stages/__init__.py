@@ -1,0 +1,30 @@
+"""The seven stages, one file each, in the order of the pipeline. A stage is a function: files in, files out.
+
+    prepare -> multitask -> select -> finetune -> ensemble -> distill -> evaluate
+
+Each is called once for each of its jobs (core/plan) with a `Context`, writes its files and returns what `run.json`
+keeps of it. What is done, and what must be redone, is core/pipeline's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from transformers.utils.logging import disable_progress_bar
+
+from core.stages import distill, ensemble, evaluate, finetune, multitask, prepare, select
+from core.stages.context import Context
+
+# Saving and loading a small model takes milliseconds; its bars would bury the run's own.
+disable_progress_bar()
+
+RUN_STAGE: dict[str, Callable[[Context], dict[str, Any]]] = {
+    "prepare": prepare.run,
+    "multitask": multitask.run,
+    "select": select.run,
+    "finetune": finetune.run,
+    "ensemble": ensemble.run,
+    "distill": distill.run,
+    "evaluate": evaluate.run,
+}

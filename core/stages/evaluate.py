@@ -1,0 +1,77 @@
+"""Stage 7, evaluate: every member, teacher, ensemble and student on every task and labelled split.
+
+Reads: `predictions/`, gold, truth and humans. Writes: `metrics.parquet`: model, task, split, metric, value, ci_low,
+ci_high, n, seed. Intervals are 95 % percentile bootstraps over examples; resamples are the same for all models of a
+task, so that intervals are paired. Spread over seeds is the report's business (core/report).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from core.metrics import Score
+from core.plan import ensemble_name
+from core.stages.context import EVALUATION_SPLITS, Context, read_gold, score_outputs
+from core.store import atomic
+
+SCHEMA = pa.schema(
+    [
+        ("model", pa.string()),
+        ("task", pa.string()),
+        ("split", pa.string()),
+        ("metric", pa.string()),
+        ("value", pa.float64()),
+        ("ci_low", pa.float64()),
+        ("ci_high", pa.float64()),
+        ("n", pa.int64()),
+        ("seed", pa.int64()),
+    ]
+)
+
+
+def run(context: Context) -> dict[str, Any]:
+    models = [name for name in context.job.needs if context.run.tasks_of(name)]
+    models.append(ensemble_name(context.config.ensemble.strategy))
+    rows: list[dict[str, Any]] = []
+    for i, task in enumerate(context.tasks.values()):
+        table = context.run.read_examples(task.name)
+        golds = {split: read_gold(table, task, split) for split in EVALUATION_SPLITS}
+        for model in models:
+            path = context.run.predictions_path(model, task.name)
+            if not path.exists():  # a teacher of another task
+                continue
+            predictions = context.run.read_predictions(model, task.name)
+            for split, gold in golds.items():
+                if not gold.is_labelled:
+                    continue
+                scores = score_outputs(
+                    task,
+                    gold,
+                    predictions,
+                    resamples=context.config.evaluate.resamples,
+                    seed=context.config.seed,
+                    what=str(path),
+                )
+                rows += [_row(context, model, task.name, split, metric, score) for metric, score in scores.items()]
+        context.report((i + 1) / len(context.tasks), None)
+    with atomic(context.run.path / "metrics.parquet") as temporary:
+        pq.write_table(pa.Table.from_pylist(rows, SCHEMA), temporary)
+    return {"models": len(models), "rows": len(rows)}
+
+
+def _row(context: Context, model: str, task: str, split: str, metric: str, score: Score) -> dict[str, Any]:
+    return {"model": model, "task": task, "split": split, "metric": metric, "seed": _seed(context, model)} | {
+        name: getattr(score, name) for name in ("value", "ci_low", "ci_high", "n")
+    }
+
+
+def _seed(context: Context, model: str) -> int | None:
+    """The seed that tells a model from its siblings: a member's own, a student's s."""
+    if model.startswith("mt-"):
+        return int(context.config.multitask.members[model]["seed"])
+    if model.startswith("st-"):
+        return int(model.rpartition("-s")[2])
+    return None

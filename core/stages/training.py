@@ -1,0 +1,166 @@
+"""What the three training stages share: the job's data, the call of the loop, and the files of a finished model.
+
+A job's model is complete when `models/<name>/model.json` is there; its predictions and dynamics are written after it,
+so that a killed job predicts again from its weights rather than trains again. The checkpoint goes last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from core.batching import TaskData, load_task_data
+from core.config import TrainConfig
+from core.device import Device, resolve_device, stream_seed
+from core.losses import hard, regression
+from core.metrics import evaluate
+from core.model import MultiTaskModel, load_model, max_positions, random_hidden_size, save_model
+from core.predict import predict
+from core.stages.context import EVALUATION_SPLITS, Context, read_gold
+from core.store import Predictions
+from core.tokens import load_tokenizer, tokenizer_dir, tokenizer_spec
+from core.train import TaskLoss, train_model
+
+
+def job_device(context: Context, encoder: str) -> Device:
+    """Device and number type of this job; also sets the job's CPU threads."""
+    torch.set_num_threads(context.config.runtime.threads)
+    hidden = random_hidden_size(encoder) if encoder.startswith("random:") else 768
+    return resolve_device(context.config.runtime.device, context.config.runtime.dtype, hidden=hidden)
+
+
+def job_tokenizer(context: Context, encoder: str) -> Any:
+    return load_tokenizer(tokenizer_dir(context.run, tokenizer_spec(context.config, encoder)))
+
+
+def job_data(context: Context, encoder: str, tasks: Sequence[str], device: Device) -> dict[str, TaskData]:
+    return {
+        name: load_task_data(
+            context.run,
+            context.config,
+            encoder,
+            context.tasks[name],
+            prepare_key=context.prepare_key,
+            device=device.device,
+        )
+        for name in tasks
+    }
+
+
+def head_settings(context: Context) -> dict[str, Any]:
+    model = context.config.model
+    return {
+        "head_dropout": model.head_dropout,
+        "san_steps": model.san_steps,
+        "san_step_dropout": model.san_step_dropout,
+    }
+
+
+def seed_torch(seed: int, *names: str | int) -> None:
+    """Initialisation and dropout of a job draw from torch's generators, seeded from the job's own stream."""
+    torch.manual_seed(stream_seed(seed, *names) % 2**63)
+
+
+def gold_loss(datas: Mapping[str, TaskData]) -> TaskLoss:
+    """Every task on its gold labels: cross-entropy, or squared error for regression."""
+
+    def loss(task: str, logits: torch.Tensor, rows: Any) -> torch.Tensor:
+        data = datas[task]
+        gold = data.gold[torch.from_numpy(rows)]
+        return regression(logits, gold) if data.task.kind == "regression" else hard(logits, gold)
+
+    return loss
+
+
+def train_and_store(
+    context: Context,
+    model: MultiTaskModel,
+    datas: Mapping[str, TaskData],
+    loss_fn: TaskLoss,
+    *,
+    train: TrainConfig,
+    seed: int,
+    names: tuple[str | int, ...],
+    device: Device,
+    tokenizer: Any,
+    encoder: str,
+    dropout: float,
+    splits: Sequence[str] = EVALUATION_SPLITS,
+) -> dict[str, Any]:
+    """Trains, then writes weights, dynamics and predictions on `splits`. Returns what `run.json` keeps."""
+    run, name = context.run, context.job.name
+    longest = max(int(data.lengths.max()) for data in datas.values())
+    if longest > max_positions(model.encoder):
+        raise ValueError(
+            f"encoder '{encoder}' has positions for {max_positions(model.encoder)} tokens, the data has sequences of "
+            f"{longest}; set model.max_length={max_positions(model.encoder)}"
+        )
+    folder = run.model_dir(name)
+    about = {
+        "key": context.job.key,
+        "encoder": encoder,
+        "dropout": dropout,
+        "tasks": list(datas),
+        "head_settings": head_settings(context),
+        "max_length": context.config.model.max_length,
+    }
+    checkpoint = folder / f"checkpoint-{context.job.key}.safetensors"
+    finished = _finished(context)
+    if finished is not None:
+        model = finished.to(device.device)
+    else:
+        dynamics = train_model(
+            model,
+            datas,
+            loss_fn,
+            train=train,
+            seed=seed,
+            names=names,
+            device=device,
+            report=context.report,
+            evaluate=lambda: selection_scores(context, model, datas, device),
+            checkpoint=checkpoint,
+            checkpoint_seconds=context.config.runtime.checkpoint_seconds,
+        )
+        for task, outputs_ENC in dynamics.items():
+            data = datas[task]
+            run.write_dynamics(name, data.task, data.example_ids[data.rows("train")], outputs_ENC)
+        save_model(model, folder, tokenizer=tokenizer, about=about)
+    for task_name, data in datas.items():
+        _store_predictions(context, model, task_name, data, splits, device)
+    for leftover in folder.glob("checkpoint-*.safetensors"):
+        leftover.unlink()
+    return {"device": device.reason, "parameters": sum(p.numel() for p in model.parameters())}
+
+
+def _finished(context: Context) -> MultiTaskModel | None:
+    """The model of this very job, when its training ended and only predictions are missing."""
+    folder = context.run.model_dir(context.job.name)
+    if not (folder / "model.json").exists():
+        return None
+    model, about = load_model(folder, context.tasks)
+    return model if about["key"] == context.job.key else None
+
+
+def _store_predictions(
+    context: Context, model: MultiTaskModel, name: str, data: TaskData, splits: Sequence[str], device: Device
+) -> None:
+    wanted = [i for i, split in enumerate(data.splits) if split in splits]
+    rows = torch.tensor(wanted, dtype=torch.int64).numpy()
+    outputs = predict(model, data, rows, device)
+    predictions = Predictions(data.example_ids[rows], data.splits[rows], outputs, data.task.labels)
+    context.run.write_predictions(context.job.name, data.task, predictions)
+
+
+def selection_scores(
+    context: Context, model: MultiTaskModel, datas: Mapping[str, TaskData], device: Device
+) -> dict[str, float]:
+    """The score of each task on the selection split, for the learning curve. No training decision uses it."""
+    scores = {}
+    for name, data in datas.items():
+        gold = read_gold(context.run.read_examples(name), data.task, "selection")
+        outputs = predict(model, data, data.rows("selection"), device)
+        scores[name] = evaluate(data.task, outputs=outputs, **gold.arguments, resamples=1)["score"].value
+    return scores

@@ -1,0 +1,278 @@
+"""The run directory: paths, schemas, atomic writes, the manifest and its status. This is the project's real API.
+
+Every file is written to a temporary name in the same folder and renamed, so that a reader sees the old file or the
+new one and never half of one. A job is marked done in `run.json` after all its files are in place. No pickle: JSON,
+Arrow, Parquet, safetensors and `.npy`.
+
+Not here: what is in the files (core/stages) and which job needs which (core/plan).
+
+Shapes: N examples, C classes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from core.tasks import Task
+
+SCHEMA_VERSION = 1
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`, which replaces it on a clean exit and vanishes on an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{path} is not valid JSON ({error}); restore it, or delete it to have it made again"
+        ) from None
+
+
+class Predictions(NamedTuple):
+    """Outputs of one model on one task. `outputs` are logits (N, C) with `labels`, or values (N,) for regression."""
+
+    example_ids: np.ndarray
+    splits: np.ndarray
+    outputs: np.ndarray
+    labels: tuple[str, ...]
+
+    def on(self, split: str) -> Predictions:
+        rows = self.splits == split
+        return Predictions(self.example_ids[rows], self.splits[rows], self.outputs[rows], self.labels)
+
+
+class Run:
+    """An open run directory. Reading needs nothing but the files; `manifest` is `run.json` as last read or written."""
+
+    def __init__(self, path: Path | str):
+        self.path = Path(path)
+
+    # ---- paths
+    @property
+    def manifest_path(self) -> Path:
+        return self.path / "run.json"
+
+    def examples_path(self, task: str) -> Path:
+        return self.path / "examples" / f"{task}.arrow"
+
+    def predictions_path(self, model: str, task: str) -> Path:
+        return self.path / "predictions" / model / f"{task}.parquet"
+
+    def dynamics_path(self, model: str, task: str) -> Path:
+        return self.path / "dynamics" / model / f"{task}.parquet"
+
+    def targets_path(self, task: str) -> Path:
+        return self.path / "targets" / f"{task}.parquet"
+
+    def model_dir(self, model: str) -> Path:
+        return self.path / "models" / model
+
+    # ---- manifest
+    def exists(self) -> bool:
+        return self.manifest_path.exists()
+
+    def manifest(self) -> dict[str, Any]:
+        """`run.json`. Raises `ValueError` when there is none or when its schema is newer than this code's."""
+        if not self.exists():
+            raise ValueError(
+                f"{self.path} is not a run directory: it has no run.json. Make one with "
+                f"`python -m core run --preset demo --out {self.path}`"
+            )
+        manifest = read_json(self.manifest_path)
+        if manifest.get("schema_version") != SCHEMA_VERSION:
+            raise ValueError(
+                f"{self.manifest_path} has schema version {manifest.get('schema_version')}, this code reads "
+                f"{SCHEMA_VERSION}; use the Darkroom version that made it ({manifest.get('versions', {}).get('core')})"
+            )
+        return manifest
+
+    def write_manifest(self, manifest: dict[str, Any]) -> None:
+        write_json(self.manifest_path, manifest)
+
+    def log(self, event: str, **values: Any) -> None:
+        """Appends one line to `log.jsonl`. One `write` call a line, so that lines of parallel jobs do not mix."""
+        line = json.dumps({"time": round(time.time(), 3), "event": event, **values}, default=float) + "\n"
+        self.path.mkdir(parents=True, exist_ok=True)
+        with open(self.path / "log.jsonl", "ab", buffering=0) as file:
+            file.write(line.encode())
+
+    # ---- examples
+    def write_examples(self, task: str, table: pa.Table) -> None:
+        with (
+            atomic(self.examples_path(task)) as temporary,
+            pa.OSFile(str(temporary), "wb") as sink,
+            pa.ipc.new_file(sink, table.schema) as writer,
+        ):
+            writer.write_table(table)
+
+    def read_examples(self, task: str) -> pa.Table:
+        """The examples of `task`, memory-mapped: columns are read when they are touched."""
+        path = self.examples_path(task)
+        if not path.exists():
+            raise ValueError(
+                f"{path} does not exist; run stage 'prepare' first: `python -m core run --out {self.path}`"
+            )
+        with pa.memory_map(str(path)) as source:
+            return pa.ipc.open_file(source).read_all()
+
+    # ---- predictions
+    def write_predictions(self, model: str, task: Task, predictions: Predictions) -> None:
+        """Logits as fixed-size lists (for regression: `value`), label names and model in the schema's metadata."""
+        columns: dict[str, pa.Array] = {
+            "example_id": pa.array(predictions.example_ids, pa.string()),
+            "split": pa.array(predictions.splits, pa.string()).dictionary_encode(),
+        }
+        if task.kind == "regression":
+            columns["value"] = pa.array(predictions.outputs, pa.float32())
+        else:
+            columns["logits"] = _rows_to_lists(predictions.outputs)
+        metadata = {"model": model, "task": task.name, "label_names": json.dumps(list(predictions.labels))}
+        table = pa.table(columns).replace_schema_metadata(metadata)
+        with atomic(self.predictions_path(model, task.name)) as temporary:
+            pq.write_table(table, temporary)
+
+    def read_predictions(self, model: str, task: str) -> Predictions:
+        path = self.predictions_path(model, task)
+        if not path.exists():
+            raise ValueError(f"{path} does not exist: model '{model}' has no predictions on '{task}' in this run")
+        table = pq.read_table(path)
+        labels = tuple(json.loads(table.schema.metadata[b"label_names"]))
+        outputs = table["value"].to_numpy() if "value" in table.column_names else lists_to_rows(table["logits"])
+        return Predictions(
+            table["example_id"].to_numpy(zero_copy_only=False),
+            table["split"].to_numpy(zero_copy_only=False),
+            outputs,
+            labels,
+        )
+
+    def models(self) -> list[str]:
+        """Names of all models with predictions, sorted."""
+        folder = self.path / "predictions"
+        return sorted(p.name for p in folder.iterdir() if p.is_dir()) if folder.exists() else []
+
+    def tasks_of(self, model: str) -> list[str]:
+        folder = self.path / "predictions" / model
+        return sorted(p.stem for p in folder.glob("*.parquet")) if folder.exists() else []
+
+    # ---- dynamics
+    def write_dynamics(self, model: str, task: Task, example_ids: np.ndarray, outputs_ENC: np.ndarray) -> None:
+        """Training logits of every epoch: E x N rows of (example_id, epoch, logits | value)."""
+        n_epochs, n = outputs_ENC.shape[:2]
+        columns: dict[str, pa.Array] = {
+            "example_id": pa.array(np.tile(example_ids, n_epochs), pa.string()),
+            "epoch": pa.array(np.repeat(np.arange(n_epochs, dtype=np.int16), n)),
+        }
+        flat = outputs_ENC.reshape(n_epochs * n, -1)
+        if task.kind == "regression":
+            columns["value"] = pa.array(flat[:, 0], pa.float32())
+        else:
+            columns["logits"] = _rows_to_lists(flat)
+        metadata = {"model": model, "task": task.name, "label_names": json.dumps(list(task.labels))}
+        with atomic(self.dynamics_path(model, task.name)) as temporary:
+            pq.write_table(pa.table(columns).replace_schema_metadata(metadata), temporary)
+
+    # ---- targets
+    def write_targets(
+        self,
+        task: Task,
+        example_ids: np.ndarray,
+        logits_NC: np.ndarray,
+        *,
+        members: list[str],
+        in_sample: np.ndarray,
+    ) -> None:
+        """What a student is taught on `task`. `in_sample`: was the example in its teachers' training set?"""
+        n = len(example_ids)
+        # Dictionary encoding keeps the constant columns at a few bytes, in memory and on disk.
+        columns = {
+            "example_id": pa.array(example_ids, pa.string()),
+            "logits": _rows_to_lists(logits_NC),
+            "members": _constant_list(members, n),
+            "in_sample": pa.array(in_sample, pa.bool_()),
+            "label_names": _constant_list(list(task.labels), n),
+        }
+        with atomic(self.targets_path(task.name)) as temporary:
+            pq.write_table(pa.table(columns), temporary)
+
+    def read_targets(self, task: Task, example_ids: np.ndarray) -> np.ndarray:
+        """Target logits (N, C) in the order of `example_ids`, joined by id. Raises `ValueError` when an id has no
+        target, or when the file's label names are not the task's: a mix-up of names would teach another task."""
+        path = self.targets_path(task.name)
+        if not path.exists():
+            raise ValueError(f"{path} does not exist; run stage 'ensemble' first")
+        table = pq.read_table(path)
+        names = tuple(table["label_names"][0].as_py()) if len(table) else task.labels
+        if names != task.labels:
+            raise ValueError(f"{path} has the labels {names}, task '{task.name}' has {task.labels}; redo 'ensemble'")
+        rows = rows_of_ids(table["example_id"].to_numpy(zero_copy_only=False), example_ids, what=str(path))
+        return lists_to_rows(table["logits"])[rows]
+
+
+def rows_of_ids(have: np.ndarray, want: np.ndarray, *, what: str) -> np.ndarray:
+    """Positions of `want` in `have`. Raises `ValueError` with the count and the first of the ids that are missing."""
+    order = np.argsort(have)
+    position = np.searchsorted(have[order], want)
+    position = np.minimum(position, len(have) - 1) if len(have) else np.zeros(len(want), np.int64)
+    rows = order[position] if len(have) else position
+    missing = have[rows] != want if len(have) else np.ones(len(want), bool)
+    if missing.any():
+        raise ValueError(
+            f"{what} has {len(have)} rows, {len(want)} are asked for; {int(missing.sum())} ids unknown, first: "
+            f"'{want[missing][0]}'. Re-run the stage that writes it"
+        )
+    return rows
+
+
+def lists_to_rows(column: pa.ChunkedArray) -> np.ndarray:
+    """A column of equally long lists as an array (N, C); a null list becomes a row of NaN."""
+    lists = column.combine_chunks()
+    if isinstance(lists, pa.ChunkedArray):
+        lists = lists.chunk(0) if lists.num_chunks else pa.array([], column.type)
+    n = len(lists)
+    valid = np.asarray(lists.is_valid())
+    values = lists.flatten().to_numpy(zero_copy_only=False)
+    n_valid = int(valid.sum())
+    width = len(values) // n_valid if n_valid else 0
+    if n_valid == n:
+        return values.reshape(n, width)
+    rows = np.full((n, width), np.nan, np.float32)
+    rows[valid] = values.reshape(n_valid, width)
+    return rows
+
+
+def _rows_to_lists(rows_NC: np.ndarray) -> pa.Array:
+    flat = pa.array(np.ascontiguousarray(rows_NC, np.float32).reshape(-1))
+    return pa.FixedSizeListArray.from_arrays(flat, rows_NC.shape[1])
+
+
+def _constant_list(values: list[str], n: int) -> pa.Array:
+    flat = pa.DictionaryArray.from_arrays(np.tile(np.arange(len(values), dtype=np.int16), n), values)
+    return pa.FixedSizeListArray.from_arrays(flat, len(values))
