@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from core.tasks import did_you_mean, raw_text
+from core.tasks import did_you_mean
 
 _BOM = b"\xef\xbb\xbf"
 _CSV_CELL = 1 << 24  # characters; Python's default of 131,072 refuses long documents
@@ -214,7 +214,7 @@ def _json_column(values: list[Any]) -> pa.Array:
 
 
 def _json_text(value: Any) -> str:
-    return json.dumps(value) if isinstance(value, list | dict) else raw_text(value)
+    return json.dumps(value) if isinstance(value, list | dict | bool) else str(value)
 
 
 def _read_parquet(path: Path, wanted: Wanted) -> Rows:

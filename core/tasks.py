@@ -282,6 +282,7 @@ def find_task(name: str, known: dict[str, Task] | None = None) -> Task:
 _NOT_IN_YAML = ("name", "hub", "folder", "other_folders", "skip_malformed")
 _YAML_FIELDS = tuple(f.name for f in fields(Task) if f.name not in _NOT_IN_YAML)
 _LISTS = ("labels", "label_values", "metrics", "human_columns", "columns", "score_range")
+_TEXTS = ("text_a", "text_b", "label", "no_gold", "candidates")
 
 
 def load_tasks_yaml(path: Path) -> dict[str, Task]:
@@ -301,13 +302,15 @@ def load_tasks_yaml(path: Path) -> dict[str, Task]:
     """
     path = Path(path)
     try:
-        rows = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        # A second time with every scalar as text: safe_load reads the label `no` as False and `1.0` as a number.
+        rows, texts = yaml.safe_load(text), yaml.load(text, yaml.BaseLoader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ValueError(f"{path} is not a readable YAML file (UTF-8) of tasks: {error}") from error
     if not isinstance(rows, dict) or not rows:
         raise ValueError(f"{path}: expected a mapping from task names to fields, got {type(rows).__name__}")
     tasks: dict[str, Task] = {}
-    for name, row in rows.items():
+    for (name, row), as_text in zip(rows.items(), texts.values(), strict=True):
         if not isinstance(row, dict):
             raise ValueError(f"{path}: task '{name}' is {type(row).__name__}, expected a mapping of fields")
         for key in row:
@@ -320,30 +323,22 @@ def load_tasks_yaml(path: Path) -> dict[str, Task]:
         if unknown:
             raise ValueError(f"{path}: task '{name}': unknown split {unknown[0]!r} in 'files', expected {SPLITS}")
         try:
-            tasks[str(name)] = _task_from_yaml(str(name), row, path.parent)
+            tasks[str(name)] = _task_from_yaml(str(name), row, as_text, path.parent)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}: {error}") from error
     return tasks
 
 
-def _task_from_yaml(name: str, row: dict[str, Any], base: Path) -> Task:
+def _task_from_yaml(name: str, row: dict[str, Any], as_text: dict[str, Any], base: Path) -> Task:
     values = dict(row)
     values["files"] = tuple((split, str(base / str(file))) for split, file in row["files"].items())
-    for key in _LISTS:
-        if key in values:
-            if not isinstance(values[key], list):  # tuple("abc") would be three labels
-                raise ValueError(f"task '{name}': '{key}' is {values[key]!r}, expected a list like [a, b]")
-            values[key] = tuple(map(float if key == "score_range" else raw_text, values[key]))
-    for key in ("text_a", "text_b", "label", "no_gold", "candidates"):
-        if values.get(key) is not None:
-            values[key] = raw_text(values[key])
+    for key in (key for key in _LISTS if key in values):
+        if not isinstance(values[key], list):  # tuple("abc") would be three labels
+            raise ValueError(f"task '{name}': '{key}' is {values[key]!r}, expected a list like [a, b]")
+        values[key] = tuple(map(float, values[key]) if key == "score_range" else as_text[key])
+    values.update({key: as_text[key] for key in _TEXTS if values.get(key) is not None})
     if values.get("kind") in HEADS_OF_KIND and "head" not in values:
         values["head"] = HEADS_OF_KIND[values["kind"]][0]
     if "metrics" not in values and values.get("kind") == "regression":
         values["metrics"] = METRICS_OF_KIND["regression"]
     return Task(name=name, **values)
-
-
-def raw_text(value: Any) -> str:
-    """YAML turns `no` into False and `1` into an integer; labels are text, as in the data files."""
-    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from core.tasks import (
     EXTRA,
     GLUE,
@@ -97,7 +98,7 @@ toxicity:
   labels: [no, yes]
   label_values: [0, 1]
   human_columns: [rater1, rater2]
-  no_gold: -
+  no_gold: "-"
   has_teacher: true
 likeness:
   files: {train: a.tsv, test: b.tsv}
@@ -118,8 +119,8 @@ def test_yaml_makes_rows(tmp_path: Path) -> None:
     tasks = load_tasks_yaml(path)
     assert list(tasks) == ["toxicity", "likeness", "answers"]
     toxicity = tasks["toxicity"]
-    # YAML reads `no` as False and 0 as an integer; both must come out as written in data files.
-    assert toxicity.labels == ("false", "true")
+    # Plain YAML reads `no` as False and 0 as an integer; both must come out as data files have them.
+    assert toxicity.labels == ("no", "yes")
     assert toxicity.label_values == ("0", "1")
     assert toxicity.human_columns == ("rater1", "rater2")
     assert toxicity.no_gold == "-"

@@ -14,9 +14,10 @@ import torch
 from core.batching import TaskData, load_task_data
 from core.config import TrainConfig
 from core.device import Device, resolve_device, stream_seed
+from core.encoder import max_positions, random_hidden_size
 from core.losses import hard, regression
 from core.metrics import evaluate
-from core.model import MultiTaskModel, load_model, max_positions, random_hidden_size, save_model
+from core.model import MultiTaskModel, load_model, save_model
 from core.predict import predict
 from core.stages.context import EVALUATION_SPLITS, Context, read_gold
 from core.store import Predictions

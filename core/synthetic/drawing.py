@@ -105,8 +105,6 @@ VERB_NAMES = tuple(VERBS)
 TIME_NAMES = tuple(TIMES)
 PLACE_NAMES = tuple(PLACES)
 HEDGE_NAMES = tuple(HEDGES)
-# "was maybe cheap" is no plain English, "maybe the soup was cheap" is.
-INNER_HEDGES = tuple(hedge for hedge in HEDGES if hedge != "maybe")
 TOPICS_OF = {c: tuple(topic for topic, noun in TOPICS.items() if noun.category == c) for c in CATEGORIES}
 # What a second clause speaks of beside the first one's category: what is met on the same evening.
 _COMPANIONS = {
@@ -124,11 +122,11 @@ VERB_ADVERBS = {
     strength: tuple(a for a in adverbs if ADVERBS[a][3]) for strength, adverbs in ADVERBS_OF_STRENGTH.items()
 }
 _SUBJECT_QUANTIFIERS = Weighted(
-    {"the": 11.0, "all": 1.5, "every": 2.0, "each": 0.8, "most": 2.0, "many": 1.5, "several": 1.2, "some": 1.5,
+    {"the": 11.0, "all": 1.5, "every": 2.5, "most": 2.0, "many": 1.5, "several": 1.2, "some": 1.5,
      "few": 1.0, "no": 1.0}
 )  # fmt: skip
 _AGENT_QUANTIFIERS = Weighted(
-    {"the": 3.0, "all": 1.5, "every": 1.5, "each": 0.3, "most": 3.0, "many": 2.0, "several": 1.0, "some": 1.5,
+    {"the": 3.0, "all": 1.5, "every": 1.8, "most": 3.0, "many": 2.0, "several": 1.0, "some": 1.5,
      "few": 1.2, "no": 1.0}
 )  # fmt: skip
 # By the quantifier's restrictor, because "all soups were not cheap" can be read in two ways and is best avoided.
@@ -156,9 +154,7 @@ def draw_adverb(stream: Stream, word: str) -> str:
 
 def draw_hedge(stream: Stream) -> tuple[str, bool]:
     """(hedge, whether it stands inside the clause)."""
-    if stream.chance(0.55):
-        return stream.pick(INNER_HEDGES), True
-    return stream.pick(HEDGE_NAMES), False
+    return stream.pick(HEDGE_NAMES), stream.chance(0.55)
 
 
 def number_for(stream: Stream, quantifier: str, plural_share: float = 0.3) -> bool:
@@ -231,7 +227,7 @@ def draw_review(stream: Stream, two_clauses: float) -> tuple[tuple[Clause, ...],
         second = draw_clause(stream, facts=0.08, topic=other, verb_share=0.4)
     second = second._replace(time_first=False)
     if second.hedge and not second.hedge_inner:
-        second = second._replace(hedge=stream.pick(INNER_HEDGES), hedge_inner=True)
+        second = second._replace(hedge=stream.pick(HEDGE_NAMES), hedge_inner=True)
     if same_topic and second.kind == "property":
         negated = second.negated or QUANTIFIERS[second.quantifier].negates
         second = second._replace(

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from core.synthetic.clauses import Clause
 from core.synthetic.drawing import (
-    INNER_HEDGES,
+    HEDGE_NAMES,
     OF_DIMENSION,
     PLACE_NAMES,
     SUITS,
@@ -122,7 +122,7 @@ def _adverb(stream: Stream, clause: Clause) -> Clause:
 _QUANTIFIER_NAMES = tuple(QUANTIFIERS)
 # The other end of the proportion scale; and words that are said for nearly the same proportion.
 _NEAR_QUANTIFIERS = {
-    "the": ("every", "all"), "all": ("every", "each"), "every": ("all", "each"), "each": ("all", "every"),
+    "the": ("every", "all"), "all": ("every", "the"), "every": ("all", "the"),
     "most": ("many",), "many": ("most", "several"), "several": ("some", "many"), "some": ("several",),
     "few": ("no",), "no": ("few",),
 }  # fmt: skip
@@ -155,13 +155,13 @@ def _hedge(stream: Stream, clause: Clause) -> Clause:
     if clause.hedge:
         return clause._replace(hedge="", hedge_inner=False)
     if clause.time_first:
-        return clause._replace(hedge=stream.pick(INNER_HEDGES), hedge_inner=True)
+        return clause._replace(hedge=stream.pick(HEDGE_NAMES), hedge_inner=True)
     hedge, inner = draw_hedge(stream)
     return clause._replace(hedge=hedge, hedge_inner=inner)
 
 
 def _other_hedge(stream: Stream, clause: Clause) -> Clause:
-    return clause._replace(hedge=stream.pick(INNER_HEDGES)) if clause.hedge else clause
+    return clause._replace(hedge=stream.pick(HEDGE_NAMES)) if clause.hedge else clause
 
 
 def _drop_fact(stream: Stream, clause: Clause) -> Clause:
@@ -194,7 +194,7 @@ def _move(stream: Stream, clause: Clause) -> Clause:
         clause = clause._replace(time_first=not clause.time_first)
     if clause.place and clause.kind == "property" and stream.chance(0.7):
         clause = clause._replace(place_last=not clause.place_last)
-    if clause.hedge in INNER_HEDGES and not clause.time_first:
+    if clause.hedge and not clause.time_first:
         clause = clause._replace(hedge_inner=not clause.hedge_inner)
     return clause
 

@@ -1,0 +1,233 @@
+"""The shared encoder: any of transformers', made from a spec, with the asked dropout, run without dead work.
+
+A spec is a hub id, a local directory, or `random:bert(layers=2,hidden=128,heads=2)` for a fresh one. The dropout that
+is asked for is set in the config *and* on every dropout module, because some models read the one and some the other;
+a test reads it off the modules.
+
+`encode` gives the plain model's last hidden states. BERT, RoBERTa and ELECTRA share one structure, and there it
+ - calls embeddings and layers itself, with attention through one function of ours (`attend`), so that a packed layout
+   can replace that function and `encode` alone;
+ - for heads that read only [CLS], computes only that row in the last layer: the others are dead work (SPEED, 5).
+   Exact, and at two layers about 40 % of the whole encoder;
+ - draws dropout from 16-bit integers on a CPU, where torch's Bernoulli numbers cost as much as a matrix product
+   (SPEED, 4; docs/decisions/003 has the measurements).
+Every other type runs as transformers has it.
+
+Shapes: B sequences, T tokens, H hidden, A attention heads, D = H / A.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AutoConfig, AutoModel
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from core.batching import Batch
+
+ATTENTION = "darkroom"
+BERT_LIKE = ("bert", "roberta", "electra")
+# Spec name -> config name, for the types whose configs agree on these.
+_SHAPE = {
+    "layers": "num_hidden_layers",
+    "hidden": "hidden_size",
+    "heads": "num_attention_heads",
+    "ffn": "intermediate_size",
+    "positions": "max_position_embeddings",
+}
+# Names under which transformers' encoder configs keep the dropout of layers and attention.
+_DROPOUT_FIELDS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout")
+
+
+# ---- dropout -------------------------------------------------------------------------------------------------------
+class Dropout(nn.Dropout):
+    """`nn.Dropout` with cheaper random numbers on a CPU: `p` is rounded to 1/65536, the scale is that p's own."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training or self.p == 0:
+            return input
+        return drop(input, self.p)
+
+
+def drop(x: Tensor, p: float) -> Tensor:
+    """Zeroes entries with probability p and scales the others by 1 / (1 - p)."""
+    if x.device.type != "cpu":
+        return F.dropout(x, p, training=True)
+    threshold = round(p * 65536)
+    # One 64-bit draw of torch's generator decides about four entries.
+    draws = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
+    kept = draws.view(torch.int16)[: x.numel()].view(x.shape) >= threshold - 32768
+    return x * kept.to(x.dtype).mul_(65536 / (65536 - threshold))
+
+
+def replace_dropouts(module: nn.Module, p: float | None = None) -> None:
+    """Puts our `Dropout` in the place of every `nn.Dropout`, with probability `p` (None: with its own)."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.Dropout):
+            setattr(module, name, Dropout(child.p if p is None else p))
+        else:
+            replace_dropouts(child, p)
+
+
+# ---- attention -----------------------------------------------------------------------------------------------------
+def attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Softmax(Q K^T scale) V: (B, A, T, D) -> (B, T, A, D). `attention_mask` is boolean, True where to look."""
+    if dropout > 0 and query.device.type == "cpu":
+        # torch's fused kernel has no dropout on a CPU and would draw Bernoulli numbers.
+        scores_BATT = (query @ key.transpose(2, 3)) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+        if attention_mask is not None:
+            scores_BATT = scores_BATT.masked_fill(~attention_mask, torch.finfo(scores_BATT.dtype).min)
+        mixed_BATD = drop(scores_BATT.softmax(dim=-1).to(value.dtype), dropout) @ value
+    else:
+        mixed_BATD = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=attention_mask, dropout_p=dropout, scale=scaling
+        )
+    return mixed_BATD.transpose(1, 2).contiguous(), None
+
+
+ALL_ATTENTION_FUNCTIONS.register(ATTENTION, attend)
+ALL_MASK_ATTENTION_FUNCTIONS.register(ATTENTION, sdpa_mask)
+
+
+# ---- running -------------------------------------------------------------------------------------------------------
+def encode(encoder: Any, batch: Batch, *, first_only: bool) -> Tensor:
+    """Last hidden states (B, T, H), or (B, 1, H) of the first token with `first_only`, where the type allows it."""
+    types_BT = batch.is_b_BT.long() if getattr(encoder.config, "type_vocab_size", 0) > 1 else None
+    if encoder.config.model_type not in BERT_LIKE:
+        arguments: dict[str, Any] = {} if types_BT is None else {"token_type_ids": types_BT}
+        mask_BT = None if batch.mask_BT is None else batch.mask_BT.long()
+        return encoder(input_ids=batch.ids_BT, attention_mask=mask_BT, **arguments).last_hidden_state
+    hidden_BTH = encoder.embeddings(input_ids=batch.ids_BT, token_type_ids=types_BT)
+    if hasattr(encoder, "embeddings_project"):  # ELECTRA with narrow embeddings
+        hidden_BTH = encoder.embeddings_project(hidden_BTH)
+    mask_B11T = None if batch.mask_BT is None else batch.mask_BT[:, None, None, :]
+    *layers, last = encoder.encoder.layer
+    for layer in layers:
+        hidden_BTH = layer(hidden_BTH, mask_B11T)
+    return _first_row(last, hidden_BTH, mask_B11T) if first_only else last(hidden_BTH, mask_B11T)
+
+
+def _first_row(layer: Any, hidden_BTH: Tensor, mask_B11T: Tensor | None) -> Tensor:
+    """What `layer` gives for the first token, (B, 1, H): keys and values of all tokens, all else of one."""
+    attention = layer.attention.self
+
+    def by_head(x: Tensor) -> Tensor:
+        return x.view(len(x), -1, attention.num_attention_heads, attention.attention_head_size).transpose(1, 2)
+
+    first_B1H = hidden_BTH[:, :1]
+    mixed_B1AD, _ = attend(
+        attention,
+        by_head(attention.query(first_B1H)),
+        by_head(attention.key(hidden_BTH)),
+        by_head(attention.value(hidden_BTH)),
+        mask_B11T,
+        dropout=attention.dropout.p if attention.training else 0.0,
+        scaling=attention.scaling,
+    )
+    return layer.feed_forward_chunk(layer.attention.output(mixed_B1AD.flatten(2), first_B1H))
+
+
+# ---- making --------------------------------------------------------------------------------------------------------
+def make_encoder(spec: str, *, dropout: float, tokenizer: Any | None) -> Any:
+    """The encoder `spec` in float32, without the pooler that no head reads. Raises `ValueError` for a spec that is
+    neither a readable folder, a reachable hub id nor a `random:` form, and for a vocabulary smaller than the
+    tokenizer's."""
+    if spec.startswith("random:"):
+        config = _random_config(spec, tokenizer)
+        _set_dropout(config, dropout)
+        encoder = AutoModel.from_config(config, **_options(config))
+    else:
+        try:
+            config = AutoConfig.from_pretrained(spec)
+            _set_dropout(config, dropout)
+            encoder = AutoModel.from_pretrained(spec, config=config, dtype=torch.float32, **_options(config))
+        except (OSError, ValueError, KeyError) as error:
+            first_line = str(error).strip().split("\n")[0]
+            raise ValueError(
+                f"no encoder at '{spec}': {first_line} Give a folder with config.json and model.safetensors, a hub id "
+                "(needs a network), or random:bert(layers=2,hidden=128,heads=2)"
+            ) from error
+    if tokenizer is not None and encoder.config.vocab_size < len(tokenizer):
+        raise ValueError(
+            f"encoder '{spec}' has a vocabulary of {encoder.config.vocab_size}, its tokenizer has {len(tokenizer)} "
+            "tokens; use the tokenizer that the encoder was trained with (model.tokenizer)"
+        )
+    replace_dropouts(encoder, dropout)
+    return encoder
+
+
+def max_positions(encoder: Any) -> int:
+    """Longest sequence that the encoder has positions for (RoBERTa keeps some of them for padding)."""
+    config = encoder.config
+    reserved = (config.pad_token_id or 0) + 1 if config.model_type in ("roberta", "xlm-roberta", "camembert") else 0
+    return int(config.max_position_embeddings) - reserved
+
+
+def random_hidden_size(spec: str) -> int:
+    """Width of a `random:` encoder, from its spec alone."""
+    return int(_random_config(spec, None).hidden_size)
+
+
+def _random_config(spec: str, tokenizer: Any | None) -> Any:
+    match = re.fullmatch(r"random:(\w+)\(([^)]*)\)", spec.replace(" ", ""))
+    if match is None:
+        raise ValueError(f"encoder '{spec}' is not of the form random:bert(layers=2,hidden=128,heads=2)")
+    kind, body = match.groups()
+    values: dict[str, int] = {}
+    for part in filter(None, body.split(",")):
+        name, _, number = part.partition("=")
+        if name not in _SHAPE or not number.isdigit() or int(number) < 1:
+            raise ValueError(
+                f"encoder '{spec}': '{part}' is not one of {', '.join(f'{n}=N' for n in _SHAPE)} with N >= 1"
+            )
+        values[_SHAPE[name]] = int(number)
+    values.setdefault("hidden_size", 128)
+    values.setdefault("num_hidden_layers", 2)
+    values.setdefault("num_attention_heads", max(1, values["hidden_size"] // 64))
+    values.setdefault("intermediate_size", 4 * values["hidden_size"])
+    if values["hidden_size"] % values["num_attention_heads"]:
+        raise ValueError(
+            f"encoder '{spec}': hidden={values['hidden_size']} is not a multiple of heads="
+            f"{values['num_attention_heads']}"
+        )
+    extra: dict[str, Any] = {}
+    if tokenizer is not None:
+        # RoBERTa counts positions from the padding id, so it must be the tokenizer's own.
+        extra = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+    if kind == "electra":
+        extra["embedding_size"] = values["hidden_size"]
+    try:
+        return AutoConfig.for_model(kind, **values, **extra)
+    except ValueError:
+        raise ValueError(
+            f"encoder '{spec}': no model type '{kind}' in transformers; try bert, roberta, electra"
+        ) from None
+
+
+def _options(config: Any) -> dict[str, Any]:
+    """No pooler where the type can leave it out; our attention where the type is one of ours."""
+    model_class = AutoModel._model_mapping[type(config)]
+    has_switch = "add_pooling_layer" in inspect.signature(model_class.__init__).parameters
+    attention = {"attn_implementation": ATTENTION} if config.model_type in BERT_LIKE else {}
+    return {**({"add_pooling_layer": False} if has_switch else {}), **attention}
+
+
+def _set_dropout(config: Any, dropout: float) -> None:
+    for field in _DROPOUT_FIELDS:
+        if hasattr(config, field):
+            setattr(config, field, dropout)
