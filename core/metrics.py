@@ -1,7 +1,7 @@
-"""A task's metrics with 95 % bootstrap intervals, and the mean difference of two recipes over seeds with its error.
+"""A task's metrics with 95 % bootstrap intervals.
 
 An interval here answers "what would another test set of this size have said of this model"; it knows nothing of the
-luck of training. That is `paired_difference`'s subject: over seeds, with a standard error. Report both.
+luck of training. That is the subject of core/comparisons: over seeds, with a standard error. Report both.
 
 Every metric is a row of METRICS: statistics per example (N, S), and a function from their sums to the value. A
 resample of the rows then is a row of counts, all resamples are one matrix product, and 1000 of them cost
@@ -17,15 +17,15 @@ Shapes: N examples, C classes, R resamples, S statistics. Logarithms are natural
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from core.calibration import FloatArray, IntArray, brier_N, ece_gaps_NB, kl_N, nll_N
+from core.metric_inputs import checked_gold, checked_outputs, checked_probs, checked_rows
 from core.tasks import Task
 
-Verdict = Literal["better", "worse", "no difference", "one seed"]
 Resampled = Callable[[FloatArray], FloatArray]  # weights (R, N) -> values (R,)
 Prepare = Callable[[FloatArray, npt.NDArray[Any]], Resampled]  # (outputs, target) -> the above
 
@@ -39,23 +39,6 @@ class Score(NamedTuple):
     ci_low: float
     ci_high: float
     n: int
-
-
-class MeanSE(NamedTuple):
-    """Mean over n values and its standard error; `se` is nan for one value."""
-
-    mean: float
-    se: float
-    n: int
-
-
-class Difference(NamedTuple):
-    """Mean of a - b over n seeds, its standard error, and the verdict on a."""
-
-    mean: float
-    se: float
-    n: int
-    verdict: Verdict
 
 
 def evaluate(
@@ -92,7 +75,7 @@ def evaluate(
     the labels, rows that are no distribution, and arguments that the task's kind does not have.
     """
     is_regression = task.kind == "regression"
-    outputs_f = _checked_outputs(task, outputs)
+    outputs_f = checked_outputs(task, outputs)
     unfit = (
         {"gold_index": gold_index, "true_probs": true_probs, "human_probs": human_probs}
         if is_regression
@@ -114,24 +97,24 @@ def evaluate(
 
     if is_regression:
         if gold_value is not None:
-            value_N = _checked_rows(task, "gold_value", gold_value, shape=outputs_f.shape)
+            value_N = checked_rows(task, "gold_value", gold_value, shape=outputs_f.shape)
             add((*task.metrics, "mse"), value_N, np.isfinite(value_N))
         if true_mean is not None:
-            mean_N = _checked_rows(task, "true_mean", true_mean, shape=outputs_f.shape)
+            mean_N = checked_rows(task, "true_mean", true_mean, shape=outputs_f.shape)
             add(("mse_truth",), mean_N, np.isfinite(mean_N))
             if true_std is not None:
-                std_N = _checked_rows(task, "true_std", true_std, shape=outputs_f.shape)
+                std_N = checked_rows(task, "true_std", true_std, shape=outputs_f.shape)
                 # A spread of 0 leaves no Gaussian: the KL to it is infinite and would swallow the mean.
                 add(("kl_truth",), np.stack([mean_N, std_N], axis=-1), np.isfinite(mean_N) & (std_N > 0))
         return scores
 
     if gold_index is not None:
-        gold_N = _checked_gold(task, gold_index, n=len(outputs_f))
+        gold_N = checked_gold(task, gold_index, n=len(outputs_f))
         names = dict.fromkeys((*task.metrics, "accuracy", "nll", "brier", "ece"))  # a set that keeps its order
         add(tuple(names), gold_N, gold_N >= 0)
     for name, source, probs in (("kl_truth", "true_probs", true_probs), ("kl_humans", "human_probs", human_probs)):
         if probs is not None:
-            probs_NC = _checked_probs(task, source, probs, shape=outputs_f.shape)
+            probs_NC = checked_probs(task, source, probs, shape=outputs_f.shape)
             add((name,), probs_NC, np.isfinite(probs_NC).all(axis=-1))
     return scores
 
@@ -140,34 +123,6 @@ def bootstrap_weights(n: int, *, resamples: int, seed: int) -> npt.NDArray[np.ui
     """(R, N) counts: how often each of n rows is drawn in each resample; rows sum to n. Multinomial, and a function
     of its arguments alone. 80 MB for n = 40,000 and 1000 resamples; `evaluate` reads the same numbers in blocks."""
     return np.concatenate([block.astype(np.uint16) for block in _weight_blocks(n, resamples, seed)])
-
-
-def mean_and_se(values: npt.ArrayLike) -> MeanSE:
-    """Mean and standard error std(ddof=1) / sqrt(S) of S values, for example one per seed."""
-    values_S = np.asarray(values, dtype=np.float64)
-    if values_S.ndim != 1 or len(values_S) == 0 or not np.isfinite(values_S).all():
-        raise ValueError(f"values are {values_S.tolist()}, expected a list of at least one finite number")
-    n = len(values_S)
-    return MeanSE(float(values_S.mean()), float(values_S.std(ddof=1) / np.sqrt(n)) if n > 1 else float("nan"), n)
-
-
-def paired_difference(a: npt.ArrayLike, b: npt.ArrayLike, *, higher_is_better: bool = True) -> Difference:
-    """Is recipe a better than recipe b? `a`, `b` are (S,): one metric, the same seeds in the same order.
-
-    "no difference" where |mean of a - b| <= 2 standard errors (STYLE.md), "one seed" where S = 1, which shows
-    nothing. With S = 3 the 95 % point of Student's t is 4.3 and not 2: "better" at n = 3 is a hint, at n >= 5 a
-    finding. Example: `paired_difference(kd, hard, higher_is_better=HIGHER_IS_BETTER["nll"])`.
-    Raises `ValueError` for lengths that differ, no values, or values that are not finite.
-    """
-    a_S, b_S = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
-    if a_S.shape != b_S.shape:
-        raise ValueError(f"a has shape {a_S.shape}, b {b_S.shape}, expected one value for each shared seed in both")
-    mean, se, n = mean_and_se(a_S - b_S)
-    if n == 1:
-        return Difference(mean, se, n, "one seed")
-    if abs(mean) <= 2 * se or mean == 0:
-        return Difference(mean, se, n, "no difference")
-    return Difference(mean, se, n, "better" if (mean > 0) == higher_is_better else "worse")
 
 
 # ---- bootstrap ------------------------------------------------------------------------------------------------------
@@ -351,54 +306,6 @@ def _kl_to_known_N(outputs: FloatArray, target: FloatArray) -> FloatArray:
 
 
 # ---- checks ---------------------------------------------------------------------------------------------------------
-def _checked_outputs(task: Task, outputs: npt.ArrayLike) -> FloatArray:
-    got = np.asarray(outputs, dtype=np.float64)
-    fits = got.ndim == 1 if task.kind == "regression" else got.ndim == 2 and got.shape[1] == task.n_outputs
-    if not fits:
-        expected = "(N,)" if task.kind == "regression" else f"(N, {task.n_outputs})"
-        raise ValueError(f"task '{task.name}': outputs have shape {got.shape}, expected {expected}")
-    if not np.isfinite(got).all():
-        row = int(np.argwhere(~np.isfinite(got))[0][0])
-        raise ValueError(f"task '{task.name}': outputs of row {row} are not finite; the model diverged, train it again")
-    return got
-
-
-def _checked_rows(task: Task, name: str, rows: npt.ArrayLike, *, shape: tuple[int, ...]) -> FloatArray:
-    got = np.asarray(rows, dtype=np.float64)
-    if got.shape != shape:
-        raise ValueError(
-            f"task '{task.name}': {name} has shape {got.shape}, outputs {shape}, expected the same; join by example_id"
-        )
-    return got
-
-
-def _checked_gold(task: Task, gold_index: npt.ArrayLike, *, n: int) -> IntArray:
-    gold_N = np.asarray(gold_index)
-    if gold_N.shape != (n,) or not np.issubdtype(gold_N.dtype, np.integer):
-        got = f"shape {gold_N.shape} and dtype {gold_N.dtype}"
-        raise ValueError(f"task '{task.name}': gold_index has {got}, expected ({n},) integers; join by example_id")
-    if n and not (gold_N.min() >= -1 and gold_N.max() < task.n_outputs):
-        raise ValueError(
-            f"task '{task.name}': gold_index holds {gold_N.min()}..{gold_N.max()}, expected -1 (missing) or "
-            f"0..{task.n_outputs - 1}; check the order of label names {list(task.labels)}"
-        )
-    return gold_N.astype(np.int64)
-
-
-def _checked_probs(task: Task, name: str, probs: npt.ArrayLike, *, shape: tuple[int, ...]) -> FloatArray:
-    probs_NC = _checked_rows(task, name, probs, shape=shape)
-    sums_N1 = probs_NC.sum(axis=-1, keepdims=True)
-    # Stored as float32, so sums are off by 1e-7; 1e-3 is far above that and far below a mistake. nan compares false.
-    wrong_N = (np.abs(sums_N1[:, 0] - 1.0) > 1e-3) | (probs_NC < 0).any(axis=-1)
-    if wrong_N.any():
-        row = int(np.flatnonzero(wrong_N)[0])
-        raise ValueError(
-            f"task '{task.name}': row {row} of {name} is {probs_NC[row].tolist()}, expected a distribution, "
-            "or nan in every class where unknown"
-        )
-    return np.asarray(probs_NC / sums_N1)
-
-
 class Metric(NamedTuple):
     """`recentre`: the statistic grows under resampling (a sum of absolute noise), so that a percentile interval can
     miss its own point estimate. The percentiles are then shifted by that growth, mean of resamples - value."""

@@ -20,8 +20,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from core.comparisons import mean_and_se, paired_difference
 from core.config import Config, resolve_tasks, validated
-from core.metrics import HIGHER_IS_BETTER, mean_and_se, paired_difference
+from core.metrics import HIGHER_IS_BETTER
 from core.plan import STAGES, ensemble_name, student_name, teacher_name
 from core.store import Run, read_json
 from core.tasks import Task

@@ -12,13 +12,12 @@ from scipy import stats
 from sklearn import metrics as sk
 
 from core.calibration import log_probs_NC
+from core.comparisons import mean_and_se, paired_difference
 from core.metrics import (
     HIGHER_IS_BETTER,
     METRICS,
     bootstrap_weights,
     evaluate,
-    mean_and_se,
-    paired_difference,
 )
 from core.tasks import METRICS_OF_KIND, Task
 
