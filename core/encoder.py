@@ -147,21 +147,15 @@ def make_encoder(spec: str, *, dropout: float, tokenizer: Any | None) -> Any:
     """The encoder `spec` in float32, without the pooler that no head reads. Raises `ValueError` for a spec that is
     neither a readable folder, a reachable hub id nor a `random:` form, and for a vocabulary smaller than the
     tokenizer's."""
+    config = config_of(spec, tokenizer)
+    _set_dropout(config, dropout)
     if spec.startswith("random:"):
-        config = _random_config(spec, tokenizer)
-        _set_dropout(config, dropout)
-        encoder = AutoModel.from_config(config, **_options(config))
+        encoder = encoder_from_config(config)
     else:
         try:
-            config = AutoConfig.from_pretrained(spec)
-            _set_dropout(config, dropout)
             encoder = AutoModel.from_pretrained(spec, config=config, dtype=torch.float32, **_options(config))
-        except (OSError, ValueError, KeyError) as error:
-            first_line = str(error).strip().split("\n")[0]
-            raise ValueError(
-                f"no encoder at '{spec}': {first_line} Give a folder with config.json and model.safetensors, a hub id "
-                "(needs a network), or random:bert(layers=2,hidden=128,heads=2)"
-            ) from error
+        except (OSError, ValueError) as error:
+            raise _no_encoder(spec, error) from error
     if tokenizer is not None and encoder.config.vocab_size < len(tokenizer):
         raise ValueError(
             f"encoder '{spec}' has a vocabulary of {encoder.config.vocab_size}, its tokenizer has {len(tokenizer)} "
@@ -169,6 +163,29 @@ def make_encoder(spec: str, *, dropout: float, tokenizer: Any | None) -> Any:
         )
     replace_dropouts(encoder, dropout)
     return encoder
+
+
+def config_of(spec: str, tokenizer: Any | None) -> Any:
+    """transformers' config of the encoder `spec`, without its weights. Raises `ValueError` as `make_encoder` does."""
+    if spec.startswith("random:"):
+        return _random_config(spec, tokenizer)
+    try:
+        return AutoConfig.from_pretrained(spec)
+    except (OSError, ValueError, KeyError) as error:
+        raise _no_encoder(spec, error) from error
+
+
+def encoder_from_config(config: Any) -> Any:
+    """An encoder of this shape with fresh weights, drawn from torch's generator."""
+    return AutoModel.from_config(config, **_options(config))
+
+
+def _no_encoder(spec: str, error: Exception) -> ValueError:
+    first_line = str(error).strip().split("\n")[0]
+    return ValueError(
+        f"no encoder at '{spec}': {first_line} Give a folder with config.json and model.safetensors, a hub id "
+        "(needs a network), or random:bert(layers=2,hidden=128,heads=2)"
+    )
 
 
 def max_positions(encoder: Any) -> int:

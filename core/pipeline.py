@@ -69,8 +69,7 @@ def run_pipeline(
                 for job in todo:
                     shutil.rmtree(run.model_dir(job.name), ignore_errors=True)
             if workers is None:
-                n_workers = _n_workers(config, tasks, progress)
-                workers = stack.enter_context(Workers(n_workers, progress.event))
+                workers = stack.enter_context(_start_workers(config, tasks, progress))
             # Members whose weights were deleted train again before the teachers that start from them.
             for batch in (_jobs_with_lost_weights(run, jobs, todo), todo):
                 _run_jobs(run, config, tasks, batch, jobs["prepare"].key, manifest, workers, progress)
@@ -208,17 +207,21 @@ def _jobs_with_lost_weights(run: Run, jobs: dict[str, Job], todo: Sequence[Job])
     return [jobs[name] for name in lost]
 
 
-def _n_workers(config: Config, tasks: dict[str, Task], progress: Progress) -> int:
-    """One job a core on a CPU, one at a time on an accelerator, never more than a stage has jobs."""
+def count_workers(config: Config, tasks: dict[str, Task], device_type: str) -> int:
+    """Jobs at a time: one a core on a CPU, one on an accelerator, never more than a stage has jobs."""
+    free = max(1, (os.cpu_count() or 1) // config.runtime.threads) if device_type == "cpu" else 1
+    n_teachers = config.select.top_k * sum(task.has_teacher for task in tasks.values())
+    n_students = len(config.distill.variants) * config.distill.seeds
+    return min(config.runtime.workers or free, max(len(config.multitask.members), n_teachers, n_students))
+
+
+def _start_workers(config: Config, tasks: dict[str, Task], progress: Progress) -> Workers:
     from core.device import resolve_device
 
     device = resolve_device(config.runtime.device, "float32", hidden=0)
-    free = max(1, (os.cpu_count() or 1) // config.runtime.threads) if device.device.type == "cpu" else 1
-    n_teachers = config.select.top_k * sum(task.has_teacher for task in tasks.values())
-    n_students = len(config.distill.variants) * config.distill.seeds
-    n = min(config.runtime.workers or free, max(len(config.multitask.members), n_teachers, n_students))
+    n = count_workers(config, tasks, device.device.type)
     progress.note(f"{device.reason.partition(';')[0]}; {n} job{'s' if n > 1 else ''} at a time")
-    return n
+    return Workers(n, progress.event)
 
 
 def _git_commit() -> str | None:

@@ -27,7 +27,7 @@ def run(context: Context) -> dict[str, Any]:
     n_tasks, about = len(context.tasks), {}
     tables: dict[str, pa.Table] = {}
     for i, task in enumerate(context.tasks.values()):
-        table, dropped = (sources[task.name], {}) if sources else _load(config, task)
+        table, dropped = (sources[task.name], {}) if sources else load_source(config, task)
         tables[task.name] = table = shape_table(config, task, table)
         context.run.write_examples(task.name, table)
         counts = table["split"].value_counts().to_pylist()
@@ -60,7 +60,8 @@ def shape_table(config: Config, task: Task, table: pa.Table) -> pa.Table:
     return limit(table, max_train=data.max_train, max_eval=data.max_eval, seed=data.seed)
 
 
-def _load(config: Config, task: Task) -> tuple[pa.Table, dict[str, int]]:
+def load_source(config: Config, task: Task) -> tuple[pa.Table, dict[str, int]]:
+    """A task's examples from files or the hub, and what was left out, by reason."""
     data = config.data
     assert data.source != "suite"
     loaded = load_task(

@@ -130,7 +130,7 @@ _AGENT_QUANTIFIERS = Weighted(
      "few": 1.2, "no": 1.0}
 )  # fmt: skip
 # By the quantifier's restrictor, because "all soups were not cheap" can be read in two ways and is best avoided.
-_NEGATED_SHARE = {"up": 0.25, "none": 0.15, "down": 0.04}
+_NEGATED_SHARE = {"up": 0.2, "none": 0.12, "down": 0.03}
 _CONJUNCTION_WEIGHTS = Weighted(dict(zip(CONJUNCTIONS, (2.0, 2.0, 1.3), strict=True)))
 
 
@@ -142,7 +142,7 @@ def strength_of(word: str) -> int:
 
 def draw_property(stream: Stream, category: str) -> str:
     """A property that suits; dimensions are equally likely, so that "quality", which has most words, does not win."""
-    if stream.chance(0.2):
+    if stream.chance(0.16):
         return stream.pick(AMBIGUOUS[category])
     return stream.pick(OF_DIMENSION[category, stream.pick(_DIMENSIONS_OF[category])])
 
@@ -157,15 +157,15 @@ def draw_hedge(stream: Stream) -> tuple[str, bool]:
     return stream.pick(HEDGE_NAMES), stream.chance(0.55)
 
 
-def number_for(stream: Stream, quantifier: str, plural_share: float = 0.3) -> bool:
+def number_for(stream: Stream, quantifier: str, plural_share: float = 0.2) -> bool:
     number = QUANTIFIERS[quantifier].number
     return number == "plural" if number else stream.chance(plural_share)
 
 
-def draw_clause(stream: Stream, *, facts: float = 0.42, topic: str = "", verb_share: float = 0.3) -> Clause:
+def draw_clause(stream: Stream, *, facts: float = 0.36, topic: str = "", verb_share: float = 0.27) -> Clause:
     """A clause about `topic` (any if empty); `facts` is the probability of a time, and about that of a place."""
     topic = topic or stream.pick(TOPIC_NAMES)
-    hedge, hedge_inner = draw_hedge(stream) if stream.chance(0.16) else ("", False)
+    hedge, hedge_inner = draw_hedge(stream) if stream.chance(0.13) else ("", False)
     time = stream.pick(TIME_NAMES) if stream.chance(facts) else ""
     time_first = bool(time) and not (hedge and not hedge_inner) and stream.chance(0.3)
     place = stream.pick(PLACE_NAMES) if stream.chance(facts) else ""

@@ -249,30 +249,30 @@ EDITS: dict[str, Callable[[Stream, Clause], Clause]] = {
 # task -> weights of the edits, and of how many are made.
 EDIT_WEIGHTS: dict[str, Weighted[str]] = {
     "nli": Weighted({
-        "synonym": 1.5, "wider": 2.0, "narrower": 0.7, "other_topic": 0.7, "near_word": 1.2, "weaker": 1.6,
-        "stronger": 1.1, "opposite": 5.5, "other_property": 1.0, "negate": 3.8, "negated_opposite": 1.0, "adverb": 1.0,
-        "quantifier": 0.8, "weaker_quantifier": 1.0, "hedge": 0.7, "drop_fact": 2.2, "add_fact": 0.7,
-        "change_fact": 0.7, "widen_fact": 1.2, "move": 1.2, "agent_wider": 1.0, "agent_synonym": 0.8,
-        "other_agent": 0.3, "switch_kind": 0.6,
+        "synonym": 1.5, "wider": 2.0, "narrower": 0.7, "other_topic": 2.2, "near_word": 1.0, "weaker": 1.5,
+        "stronger": 1.0, "opposite": 6.5, "other_property": 2.2, "negate": 4.5, "negated_opposite": 0.7, "adverb": 0.8,
+        "quantifier": 0.5, "weaker_quantifier": 0.8, "hedge": 0.5, "drop_fact": 3.0, "add_fact": 1.6,
+        "change_fact": 0.8, "widen_fact": 1.0, "move": 1.2, "agent_wider": 1.0, "agent_synonym": 0.6,
+        "other_agent": 0.4, "switch_kind": 0.4,
     }),
     "paraphrase": Weighted({
-        "synonym": 3.5, "wider": 0.6, "other_topic": 0.9, "near_word": 3.0, "weaker": 0.8, "stronger": 0.8,
-        "opposite": 0.7, "other_property": 0.9, "negate": 0.8, "negated_opposite": 2.0, "adverb": 1.5,
-        "quantifier": 0.7, "near_quantifier": 1.5, "hedge": 0.7, "other_hedge": 1.0, "drop_fact": 0.7,
-        "add_fact": 0.5, "change_fact": 0.8, "widen_fact": 0.6, "move": 4.0, "agent_synonym": 2.0, "agent_wider": 0.5,
-        "other_agent": 0.6, "switch_kind": 0.5,
+        "synonym": 4.0, "wider": 0.5, "other_topic": 2.2, "near_word": 2.5, "weaker": 0.6, "stronger": 0.6,
+        "opposite": 1.6, "other_property": 2.0, "negate": 1.4, "negated_opposite": 1.2, "adverb": 1.3,
+        "quantifier": 0.5, "near_quantifier": 1.3, "hedge": 0.5, "other_hedge": 0.8, "drop_fact": 0.8,
+        "add_fact": 0.6, "change_fact": 1.2, "widen_fact": 0.5, "move": 4.0, "agent_synonym": 2.0, "agent_wider": 0.4,
+        "other_agent": 1.0, "switch_kind": 0.4,
     }),
     "similarity": Weighted({
-        "synonym": 1.5, "wider": 1.0, "narrower": 0.6, "other_topic": 1.8, "near_word": 1.2, "weaker": 1.0,
-        "stronger": 1.0, "opposite": 1.5, "other_property": 1.6, "negate": 1.0, "negated_opposite": 1.0, "adverb": 1.0,
-        "quantifier": 0.8, "hedge": 0.6, "drop_fact": 1.0, "add_fact": 0.7, "change_fact": 1.0, "move": 1.5,
-        "agent_synonym": 0.8, "other_agent": 0.6, "switch_kind": 1.0, "new": 1.6,
+        "synonym": 1.5, "wider": 1.0, "narrower": 0.5, "other_topic": 2.2, "near_word": 1.0, "weaker": 0.8,
+        "stronger": 0.8, "opposite": 1.8, "other_property": 2.0, "negate": 1.2, "negated_opposite": 0.7, "adverb": 0.8,
+        "quantifier": 0.6, "hedge": 0.5, "drop_fact": 1.0, "add_fact": 0.7, "change_fact": 1.0, "move": 1.5,
+        "agent_synonym": 0.8, "other_agent": 0.6, "switch_kind": 0.8, "new": 2.2,
     }),
 }  # fmt: skip
 EDIT_COUNTS: dict[str, Weighted[int]] = {
-    "nli": Weighted({1: 3.0, 2: 3.0, 3: 1.0}),
-    "paraphrase": Weighted({1: 1.0, 2: 3.0, 3: 3.0, 4: 1.5}),
-    "similarity": Weighted({1: 2.0, 2: 3.0, 3: 2.5, 4: 1.5}),
+    "nli": Weighted({1: 3.0, 2: 2.2, 3: 0.6}),
+    "paraphrase": Weighted({1: 2.0, 2: 3.0, 3: 1.6, 4: 0.5}),
+    "similarity": Weighted({1: 2.0, 2: 3.0, 3: 2.0, 4: 0.8}),
 }
 
 

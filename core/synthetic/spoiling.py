@@ -103,6 +103,8 @@ _NEARNESS = Weighted({
 def _draw_topic(stream: Stream, noun: str, nearness: str) -> str:
     if nearness == "far":
         return stream.pick(TOPIC_NAMES)
+    if nearness == "same" and stream.chance(0.6):
+        return noun
     relations = ("same", "synonym") if nearness == "same" else ("up", "down", "sibling", "cousin")
     options = [near for relation in relations for near in NEIGHBOURS.get((noun, relation), ())]
     return stream.pick(options) if options else noun

@@ -1,0 +1,178 @@
+"""`run --dry-run`: what would run, and roughly what it costs, before anything is trained or written.
+
+Steps and tokens are counted from the examples (those of the run, or of the source where the run has none yet); the
+speed is measured in a few training steps of the real encoder on the real device. Rough: batches of one mean length,
+jobs side by side assumed not to slow each other down.
+
+FLOPs are 6 x parameters without embeddings x tokens for training (forward 2, backward 4) and 2 x for a forward pass.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from core.batching import Batch
+from core.config import Config, TrainConfig, resolve_tasks
+from core.device import Device, resolve_device
+from core.encoder import config_of, encode, encoder_from_config
+from core.optim import make_optimizer
+from core.pipeline import chosen_members, count_workers, source_digest
+from core.plan import STAGES, TRAINING_STAGES, Job, is_done, make_jobs
+from core.stages.prepare import generate_suite, load_source, shape_table
+from core.store import Run
+from core.tasks import Task
+
+PROBE_STEPS = 6
+# WordPiece cuts an English word into this many tokens on GLUE; a word-level tokenizer into one.
+PIECES_A_WORD = 1.25
+SPECIAL_TOKENS = 3
+
+
+class Size(NamedTuple):
+    """Rows of a task's train split and of its other splits, and tokens of a row (all candidates of a question)."""
+
+    n_train: int
+    n_other: int
+    tokens: float
+
+
+class StageCost(NamedTuple):
+    jobs: int
+    to_run: int
+    steps: int
+    tokens: float
+    flops: float
+
+
+def render_cost(run: Run, config: Config, console: Console) -> None:
+    """Prints a line a stage: jobs, those that would run, steps, tokens, FLOPs; then the measured speed and the time."""
+    tasks = resolve_tasks(config)
+    source = source_digest(config, tasks)
+    manifest = run.manifest() if run.exists() else {"jobs": {}}
+    chosen = chosen_members(run, config, tasks, source, manifest)
+    likely = chosen or list(config.multitask.members)[: config.select.top_k]
+    jobs = make_jobs(config, tasks, source_digest=source, chosen=likely)
+    sizes = {name: task_size(run, config, task) for name, task in tasks.items()}
+    encoder = encoder_from_config(config_of(config.student_encoder, None))
+    n_parameters = sum(p.numel() for name, p in encoder.named_parameters() if "embeddings" not in name)
+    costs = {stage: stage_cost(stage, config, jobs, sizes, manifest, n_parameters) for stage in STAGES}
+    table = Table(title=f"{run.path}: what would run", title_justify="left", pad_edge=False)
+    table.add_column("stage")
+    for column in ("jobs", "to run", "steps", "tokens", "FLOPs"):
+        table.add_column(column, justify="right")
+    for stage, cost in costs.items():
+        work = (f"{cost.steps:,}", _si(cost.tokens), _si(cost.flops)) if cost.tokens else ("", "", "")
+        table.add_row(stage, str(cost.jobs), str(cost.to_run) if cost.to_run else "up to date", *work)
+    console.print(table)
+    device = resolve_device(config.runtime.device, config.runtime.dtype, hidden=encoder.config.hidden_size)
+    flops = sum(cost.flops for cost in costs.values())
+    speed = measure_speed(encoder, config, sizes, device, n_parameters)
+    workers = count_workers(config, tasks, device.device.type)
+    console.print(
+        f"Encoder {config.student_encoder}: {n_parameters / 1e6:.2f} M parameters without embeddings.\n"
+        f"Speed measured on {device.reason.partition(';')[0].partition(':')[0]}: {_si(speed)}FLOP/s a job; "
+        f"{workers} job{'s' if workers > 1 else ''} at a time.\n"
+        f"In all {_si(flops)}FLOP, roughly [bold]{_duration(flops / speed / workers)}[/bold] of training and passes.",
+        highlight=False,
+    )
+
+
+def task_size(run: Run, config: Config, task: Task) -> Size:
+    """Counted in the run's own examples, or in the source's. Tokens from words, which needs no tokenizer yet."""
+    table = run.read_examples(task.name) if run.examples_path(task.name).exists() else _from_source(config, task)
+    n_train = pa.compute.sum(pa.compute.equal(table["split"], "train")).as_py() or 0
+    words = sum(_words(table[name]) for name in ("text_a", "text_b") if name in table.column_names)
+    sequences = len(table)
+    if task.kind == "ranking":
+        candidates = table["candidates"].combine_chunks().flatten()
+        words = task.n_outputs * _words(table["text_a"]) + _words(candidates)
+        sequences *= task.n_outputs
+    pieces = 1.0 if config.model.tokenizer == "word" else PIECES_A_WORD
+    tokens = (pieces * words + SPECIAL_TOKENS * sequences) / len(table)
+    return Size(n_train, len(table) - n_train, min(tokens, float(config.model.max_length * task.n_outputs)))
+
+
+def _from_source(config: Config, task: Task) -> pa.Table:
+    if config.data.source == "suite":
+        one_task = config.model_copy(update={"data": config.data.model_copy(update={"tasks": (task.name,)})})
+        return shape_table(config, task, generate_suite(one_task)[task.name])
+    return shape_table(config, task, load_source(config, task)[0])
+
+
+def _words(texts: pa.ChunkedArray) -> int:
+    return int(pa.compute.sum(pa.compute.list_value_length(pa.compute.utf8_split_whitespace(texts))).as_py() or 0)
+
+
+def stage_cost(
+    stage: str,
+    config: Config,
+    jobs: Mapping[str, Job],
+    sizes: Mapping[str, Size],
+    manifest: Mapping[str, Any],
+    n_parameters: int,
+) -> StageCost:
+    """Work of a stage's jobs that are not done: training steps and tokens, and FLOPs with the passes after it."""
+    of_stage = [job for job in jobs.values() if job.stage == stage]
+    todo = [job for job in of_stage if not is_done(job, manifest)]
+    steps, tokens, flops = 0, 0.0, 0.0
+    for job in todo if stage in TRAINING_STAGES else []:
+        train: TrainConfig = getattr(config, stage)
+        mine = [sizes[job.spec["task"]]] if stage == "finetune" else list(sizes.values())
+        steps += train.epochs * sum(-(-size.n_train // train.batch_size) for size in mine)
+        trained = train.epochs * sum(size.n_train * size.tokens for size in mine)
+        # Teachers also pass over their training rows: the targets are made of that.
+        passed = sum((size.n_other + (size.n_train if stage == "finetune" else 0)) * size.tokens for size in mine)
+        tokens += trained
+        flops += n_parameters * (6 * trained + 2 * passed)
+    return StageCost(len(of_stage), len(todo), steps, tokens, flops)
+
+
+def measure_speed(encoder: Any, config: Config, sizes: Mapping[str, Size], device: Device, n_parameters: int) -> float:
+    """FLOP/s of training steps on one job's threads, with batches of the run's size and mean length."""
+    torch.set_num_threads(config.runtime.threads)
+    n_tokens = max(4, round(np.mean([size.tokens for size in sizes.values()])))
+    n_tokens = min(n_tokens, config.model.max_length)
+    ids_BT = torch.full((config.distill.batch_size, n_tokens), 5, device=device.device)
+    in_a_BT = torch.ones_like(ids_BT, dtype=torch.bool)
+    batch = Batch(ids_BT, in_a_BT, ~in_a_BT, None)
+    encoder = copy.deepcopy(encoder).to(device.device).train()
+    optimizer = make_optimizer(encoder, config.distill)
+    started = 0.0
+    for step in range(2 * PROBE_STEPS):
+        if step == PROBE_STEPS:
+            _wait(device)
+            started = time.perf_counter()
+        with device.autocast():
+            loss = encode(encoder, batch, first_only=False).float().square().mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    _wait(device)
+    return 6 * n_parameters * ids_BT.numel() * PROBE_STEPS / (time.perf_counter() - started)
+
+
+def _wait(device: Device) -> None:
+    if device.device.type == "cuda":
+        torch.cuda.synchronize(device.device)
+
+
+def _si(value: float) -> str:
+    for size, letter in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.3g} {letter}"
+    return f"{value:.0f} "
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
