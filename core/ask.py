@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from core.calibration import log_probs_NC
-from core.config import resolve_tasks, validated
+from core.config import stored_tasks, validated
 from core.device import resolve_device
 from core.model import load_model
 from core.predict import predict_texts
@@ -34,8 +34,8 @@ def ask(
 
     Raises `ValueError` for a model or task that the run does not have, and for texts that do not fit the task.
     """
-    config = validated(run.manifest()["config"])
-    tasks = resolve_tasks(config)
+    manifest = run.manifest()
+    config, tasks = validated(manifest["config"]), stored_tasks(manifest)
     task = find_task(task_name, tasks)
     _check_texts(task, text, text_b, candidates)
     folder = run.model_dir(model)
@@ -66,13 +66,15 @@ def ask(
 
 
 def _check_texts(task: Task, text: str, text_b: str | None, candidates: Sequence[str] | None) -> None:
-    for name, value in (("--text", text), ("--text-b", text_b)):
+    for name, value in (("--text", text), ("--text-b", text_b), *(("--candidate", one) for one in candidates or ())):
         if value is not None and not value.strip():
             raise ValueError(f"{name} is empty; task '{task.name}' needs words")
     if task.kind == "ranking":
         if candidates is None or len(candidates) != task.n_outputs:
             n = 0 if candidates is None else len(candidates)
             raise ValueError(f"task '{task.name}' ranks {task.n_outputs} candidates, got {n}; repeat --candidate")
+        if len(set(candidates)) != len(candidates):
+            raise ValueError(f"--candidate repeats a text: {list(candidates)}; each answer is named by its text")
     elif candidates:
         raise ValueError(f"task '{task.name}' is no ranking task; --candidate does not fit")
     if task.kind != "ranking" and task.is_pair != (text_b is not None):

@@ -17,9 +17,10 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from core.config import resolve_tasks, validated
+from core.config import stored_tasks, validated
 from core.pipeline import run_pipeline
 from core.plan import STAGES, make_jobs
 from core.presets import PRESETS, load_config
@@ -38,14 +39,17 @@ RunArgument = Annotated[Path, typer.Argument(help="run directory, for example ru
 
 
 @contextmanager
-def _user_errors(console: Console) -> Iterator[None]:
-    """A person's mistakes end in one message and exit code 2; Ctrl-C says how to go on; bugs keep their traceback."""
+def _user_errors() -> Iterator[None]:
+    """A person's mistakes end in one message on standard error and exit code 2; Ctrl-C says how to go on; bugs keep
+    their traceback."""
+    console = Console(stderr=True)
     try:
         yield
     except (ValueError, FloatingPointError, RuntimeError) as error:
         if os.environ.get("DARKROOM_TRACEBACK"):
             raise
-        console.print(f"[bold red]error:[/bold red] {error}", highlight=False, markup=True, soft_wrap=True)
+        # Messages quote lists and a person's input: without `escape` rich would take "[a, b]" for a style.
+        console.print(f"[bold red]error:[/bold red] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
         console.print("\nstopped; the same command goes on from the last checkpoint")
@@ -59,7 +63,9 @@ def _console() -> Console:
 @app.command()
 def run(
     out: Annotated[Path, typer.Option(help="run directory, made when it does not exist")],
-    preset: Annotated[str | None, typer.Option(help=f"one of {', '.join(PRESETS)} [default: demo]")] = None,
+    preset: Annotated[
+        str | None, typer.Option(help=f"one of {', '.join(PRESETS)} [default: the run's own config, else demo]")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file with sections as in run.json's config")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="section.field=value, repeatable")] = None,
     tasks: Annotated[Path | None, typer.Option(help="YAML of own tasks; implies data.source=files")] = None,
@@ -70,11 +76,12 @@ def run(
 ) -> None:
     """Run the pipeline, skipping what is up to date; the same command goes on after a stop."""
     console = _console()
-    with _user_errors(console):
+    with _user_errors():
         if from_ is not None and only is not None:
             raise ValueError("--from and --only exclude each other: give one")
-        resolved = load_config(preset, config, set_ or (), tasks)
         target = Run(out)
+        base = validated(target.manifest()["config"]) if preset is None and target.exists() else None
+        resolved = load_config(preset, config, set_ or (), tasks, base=base)
         if dry_run:
             from core.cost import render_cost
 
@@ -85,20 +92,24 @@ def run(
         if (out / "metrics.parquet").exists():
             console.print()
             render_report(build_report(target), console)
-        console.print(f"\nNext: python -m core report {out} --full, or look at {out}/ (README, 'Run directory')")
+        console.print(
+            f"\nNext: python -m core report {out} --full, or look at {out}/ (README, 'Run directory')", markup=False
+        )
 
 
 @app.command()
 def status(run: RunArgument) -> None:
     """How far is a run: each stage, its jobs, its time."""
     console = _console()
-    with _user_errors(console):
+    with _user_errors():
         manifest = Run(run).manifest()
         config = validated(manifest["config"])
         done = manifest["jobs"]
         chosen = done.get("select", {}).get("chosen") or [f"mt-{i}" for i in range(1, config.select.top_k + 1)]
-        jobs = make_jobs(config, resolve_tasks(config), source_digest="", chosen=chosen)
-        table = Table(title=f"{run}: preset {manifest['config']['preset']}", title_justify="left", pad_edge=False)
+        jobs = make_jobs(config, stored_tasks(manifest), source_digest="", chosen=chosen)
+        table = Table(
+            title=f"{escape(str(run))}: preset {manifest['config']['preset']}", title_justify="left", pad_edge=False
+        )
         for column in ("stage", "jobs done", "seconds", "says"):
             table.add_column(column, justify="right" if column in ("jobs done", "seconds") else "left")
         for stage in STAGES:
@@ -118,7 +129,7 @@ def report(
 ) -> None:
     """The results table of a run."""
     console = _console()
-    with _user_errors(Console(stderr=True) if as_json else console):
+    with _user_errors():
         built = build_report(Run(run))
         if as_json:
             sys.stdout.write(json.dumps(built, indent=1) + "\n")
@@ -138,7 +149,7 @@ def predict(
 ) -> None:
     """What a model of the run says about your own text."""
     console = _console()
-    with _user_errors(console):
+    with _user_errors():
         from core.ask import ask
 
         answer = ask(Run(run), model, task, text, text_b=text_b, candidates=candidate)
@@ -147,7 +158,8 @@ def predict(
             return
         for label, probability in answer["probs"].items():
             console.print(
-                f"{label:<16} {100 * probability:5.1f} %  [orange3]{'█' * round(40 * probability)}", highlight=False
+                f"{escape(label):<16} {100 * probability:5.1f} %  [orange3]{'█' * round(40 * probability)}",
+                highlight=False,
             )
         if "value" in answer:
             console.print(f"{answer['value']:.2f} on a scale from {answer['low']:g} to {answer['high']:g}")

@@ -23,7 +23,7 @@ NEEDS_TEACHER = {"hard": False, "kd": True}  # student variant -> does it read t
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 class DataConfig(Section):
@@ -66,7 +66,9 @@ class TrainConfig(Section):
 
 
 class MultitaskConfig(TrainConfig):
-    encoders: tuple[str, ...] = Field(("random:bert(layers=2,hidden=64,heads=2)",), min_length=1)
+    encoders: tuple[str, ...] = Field(
+        ("random:bert(layers=2,hidden=64,heads=2)",), min_length=1, description="hub ids, folders or `random:...`"
+    )
     dropouts: tuple[float, ...] = Field((0.1, 0.2, 0.3), min_length=1, description="dropout of the shared layers")
     seeds: tuple[int, ...] = Field((0,), min_length=1, description="members = encoders x seeds x dropouts")
 
@@ -89,7 +91,7 @@ class SelectConfig(Section):
 
 
 class FinetuneConfig(TrainConfig):
-    epochs: int = Field(3, ge=1)
+    epochs: int = Field(3, ge=1, description="passes over the training split of the teacher's task")
     seed: int = Field(0, ge=0, description="fresh heads and batch order of the teachers")
 
 
@@ -98,7 +100,9 @@ class EnsembleConfig(Section):
 
 
 class DistillConfig(TrainConfig):
-    variants: tuple[Literal["hard", "kd"], ...] = Field(("hard", "kd"), min_length=1)
+    variants: tuple[Literal["hard", "kd"], ...] = Field(
+        ("hard", "kd"), min_length=1, description="students side by side: on gold alone, and taught"
+    )
     seeds: int = Field(3, ge=1, description="S students of each variant, seeds 0 ... S-1")
     loss: Literal["soft_ce", "kl"] = Field("soft_ce", description="what `kd` minimises on tasks with a teacher")
     alpha: float = Field(0.5, ge=0, le=1, description="weight of the soft term; the paper's average is 0.5")
@@ -194,6 +198,17 @@ def resolve_tasks(config: Config) -> dict[str, Task]:
     if teachers is None:
         return tasks
     return {name: replace(task, has_teacher=name in teachers) for name, task in tasks.items()}
+
+
+def stored_tasks(manifest: dict[str, Any]) -> dict[str, Task]:
+    """The task rows as `run.json` has them, so that a run stays readable when the YAML of its own tasks has changed."""
+    return {
+        name: Task(**{key: _tuples(value) for key, value in row.items()}) for name, row in manifest["tasks"].items()
+    }
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

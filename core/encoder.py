@@ -23,6 +23,7 @@ import re
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel
@@ -42,7 +43,10 @@ _SHAPE = {
     "positions": "max_position_embeddings",
 }
 # Names under which transformers' encoder configs keep the dropout of layers and attention.
-_DROPOUT_FIELDS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout")
+_DROPOUT_FIELDS = (
+    *("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout"),
+    *("embedding_dropout", "mlp_dropout"),
+)
 
 
 # ---- dropout -------------------------------------------------------------------------------------------------------
@@ -145,17 +149,26 @@ def _first_row(layer: Any, hidden_BTH: Tensor, mask_B11T: Tensor | None) -> Tens
 # ---- making --------------------------------------------------------------------------------------------------------
 def make_encoder(spec: str, *, dropout: float, tokenizer: Any | None) -> Any:
     """The encoder `spec` in float32, without the pooler that no head reads. Raises `ValueError` for a spec that is
-    neither a readable folder, a reachable hub id nor a `random:` form, and for a vocabulary smaller than the
-    tokenizer's."""
+    neither a readable folder, a reachable hub id nor a `random:` form, for a checkpoint that lacks weights of the
+    encoder, and for a vocabulary smaller than the tokenizer's."""
     config = config_of(spec, tokenizer)
     _set_dropout(config, dropout)
     if spec.startswith("random:"):
         encoder = encoder_from_config(config)
     else:
         try:
-            encoder = AutoModel.from_pretrained(spec, config=config, dtype=torch.float32, **_options(config))
-        except (OSError, ValueError) as error:
+            encoder, loaded = AutoModel.from_pretrained(
+                spec, config=config, dtype=torch.float32, output_loading_info=True, **_options(config)
+            )
+        except (OSError, ValueError, SafetensorError) as error:
             raise _no_encoder(spec, error) from error
+        # transformers makes up what a checkpoint lacks and only logs it; a pooler, which no head reads, may be lacking.
+        missing = sorted(name for name in loaded["missing_keys"] if "pooler" not in name)
+        if missing:
+            raise ValueError(
+                f"the checkpoint at '{spec}' lacks {len(missing)} weights of its encoder, first: '{missing[0]}'; they "
+                "would be random numbers. Give a complete checkpoint of this model type"
+            )
     if tokenizer is not None and encoder.config.vocab_size < len(tokenizer):
         raise ValueError(
             f"encoder '{spec}' has a vocabulary of {encoder.config.vocab_size}, its tokenizer has {len(tokenizer)} "
@@ -189,10 +202,11 @@ def _no_encoder(spec: str, error: Exception) -> ValueError:
 
 
 def max_positions(encoder: Any) -> int:
-    """Longest sequence that the encoder has positions for (RoBERTa keeps some of them for padding)."""
-    config = encoder.config
-    reserved = (config.pad_token_id or 0) + 1 if config.model_type in ("roberta", "xlm-roberta", "camembert") else 0
-    return int(config.max_position_embeddings) - reserved
+    """Longest sequence that the encoder has positions for. RoBERTa and its kin count from after the padding id, which
+    their table of positions then knows."""
+    table = getattr(getattr(encoder, "embeddings", None), "position_embeddings", None)
+    padding_id = getattr(table, "padding_idx", None)
+    return int(encoder.config.max_position_embeddings) - (0 if padding_id is None else padding_id + 1)
 
 
 def random_hidden_size(spec: str) -> int:
@@ -201,10 +215,16 @@ def random_hidden_size(spec: str) -> int:
 
 
 def _random_config(spec: str, tokenizer: Any | None) -> Any:
-    match = re.fullmatch(r"random:(\w+)\(([^)]*)\)", spec.replace(" ", ""))
+    match = re.fullmatch(r"random:([\w-]+)\(([^)]*)\)", spec.replace(" ", ""))
     if match is None:
         raise ValueError(f"encoder '{spec}' is not of the form random:bert(layers=2,hidden=128,heads=2)")
     kind, body = match.groups()
+    try:
+        known = AutoConfig.for_model(kind)
+    except ValueError:
+        raise ValueError(
+            f"encoder '{spec}': no model type '{kind}' in transformers; try bert, roberta, electra"
+        ) from None
     values: dict[str, int] = {}
     for part in filter(None, body.split(",")):
         name, _, number = part.partition("=")
@@ -212,11 +232,14 @@ def _random_config(spec: str, tokenizer: Any | None) -> Any:
             raise ValueError(
                 f"encoder '{spec}': '{part}' is not one of {', '.join(f'{n}=N' for n in _SHAPE)} with N >= 1"
             )
+        if not hasattr(known, _SHAPE[name]):  # a config takes any name, and would ignore this one
+            raise ValueError(f"encoder '{spec}': the config of type '{kind}' has no {_SHAPE[name]}; leave out {name}")
         values[_SHAPE[name]] = int(number)
     values.setdefault("hidden_size", 128)
     values.setdefault("num_hidden_layers", 2)
     values.setdefault("num_attention_heads", max(1, values["hidden_size"] // 64))
-    values.setdefault("intermediate_size", 4 * values["hidden_size"])
+    if hasattr(known, "intermediate_size"):
+        values.setdefault("intermediate_size", 4 * values["hidden_size"])
     if values["hidden_size"] % values["num_attention_heads"]:
         raise ValueError(
             f"encoder '{spec}': hidden={values['hidden_size']} is not a multiple of heads="
@@ -228,12 +251,7 @@ def _random_config(spec: str, tokenizer: Any | None) -> Any:
         extra = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
     if kind == "electra":
         extra["embedding_size"] = values["hidden_size"]
-    try:
-        return AutoConfig.for_model(kind, **values, **extra)
-    except ValueError:
-        raise ValueError(
-            f"encoder '{spec}': no model type '{kind}' in transformers; try bert, roberta, electra"
-        ) from None
+    return AutoConfig.for_model(kind, **values, **extra)
 
 
 def _options(config: Any) -> dict[str, Any]:

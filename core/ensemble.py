@@ -6,7 +6,7 @@ the geometric mean, MSE on logits the mean of logits. What the average hides, th
 `jensen_gap_N` (how far their distributions differ) and `disagreement_N` (how often their answers do).
 
 Deliberately absent: anything fitted to labels (weights, temperatures, greedy choice): a fit needs a split, a
-strategy here does not. Joining by example_id is core/store's work; here a mismatch is refused.
+strategy here does not. Joining by example_id comes before (`core.store.rows_of_ids`): here rows are the same examples.
 
 `geometric_mean` and `mean_logits` are the same distribution: a member's logits and log-probabilities differ by one
 number per example, which softmax does not see. They differ in the offset alone and both stay, so that the file
@@ -41,37 +41,30 @@ def combine(
     member_logits_MNC: npt.ArrayLike | Sequence[npt.ArrayLike],
     *,
     label_names_per_member: Sequence[Sequence[str]],
-    example_ids_per_member: Sequence[Sequence[str]] | None = None,
 ) -> FloatArray:
     """(N, C) logits of the ensemble; softmax of them is its distribution. For classification and ranking.
 
     Example: `combine("mean_probs", [logits_a_NC, logits_b_NC], label_names_per_member=[names, names])`.
 
     Raises `ValueError` for an unknown strategy, no members, shapes or label names that differ (also a mere
-    re-ordering: mixing up MNLI's label order gives 6-10 % accuracy and no other symptom), example ids that differ
-    between members, and logits that are not finite.
+    re-ordering: mixing up MNLI's label order gives 6-10 % accuracy and no other symptom), and logits that are not
+    finite. That row n is the same example for every member is the caller's care: `core.store.rows_of_ids`.
     """
     if strategy not in STRATEGIES:
         raise ValueError(f"strategy '{strategy}' is not known, expected one of {', '.join(STRATEGIES)}")
     stacked_MNC = _stack(member_logits_MNC, ndim=2, what="logits")
-    n_members, n_examples, n_classes = stacked_MNC.shape
+    n_members, _, n_classes = stacked_MNC.shape
     _check_label_names(label_names_per_member, n_members=n_members, n_classes=n_classes)
-    _check_example_ids(example_ids_per_member, n_members=n_members, n_examples=n_examples)
     return STRATEGIES[strategy](stacked_MNC)
 
 
-def combine_values(
-    member_values_MN: npt.ArrayLike | Sequence[npt.ArrayLike],
-    *,
-    example_ids_per_member: Sequence[Sequence[str]] | None = None,
-) -> CombinedValues:
+def combine_values(member_values_MN: npt.ArrayLike | Sequence[npt.ArrayLike]) -> CombinedValues:
     """Regression: mean over members, and their spread in the task's units.
 
     The spread is the population form (ddof = 0): the members are the whole mixture and not a sample from it, and one
     member has spread 0, not nan. Raises `ValueError` as `combine` does.
     """
     stacked_MN = _stack(member_values_MN, ndim=1, what="values")
-    _check_example_ids(example_ids_per_member, n_members=stacked_MN.shape[0], n_examples=stacked_MN.shape[1])
     return CombinedValues(mean=stacked_MN.mean(axis=0), std=stacked_MN.std(axis=0))
 
 
@@ -139,24 +132,6 @@ def _check_label_names(names: Sequence[Sequence[str]], *, n_members: int, n_clas
                 f"member {m} has {len(member_names)} label names {list(member_names)} for {n_classes} classes; "
                 "names and logits come from different tasks"
             )
-
-
-def _check_example_ids(ids: Sequence[Sequence[str]] | None, *, n_members: int, n_examples: int) -> None:
-    if ids is None:
-        return
-    if len(ids) != n_members:
-        raise ValueError(
-            f"example ids are given for {len(ids)} members, predictions for {n_members}; give one list each"
-        )
-    for m, member_ids in enumerate(ids):
-        if len(member_ids) != n_examples:
-            raise ValueError(f"member {m} has {len(member_ids)} example ids for {n_examples} rows; expected one each")
-        for row, (got, expected) in enumerate(zip(member_ids, ids[0], strict=True)):
-            if got != expected:
-                raise ValueError(
-                    f"member {m}, row {row}: example id '{got}', member 0 has '{expected}'; "
-                    "members are never joined by position: sort them by example_id, on one split"
-                )
 
 
 # ---- strategies: (M, N, C) -> (N, C) --------------------------------------------------------------------------------

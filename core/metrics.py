@@ -17,6 +17,7 @@ Shapes: N examples, C classes, R resamples, S statistics. Logarithms are natural
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -119,22 +120,27 @@ def evaluate(
     return scores
 
 
+@lru_cache(maxsize=4)
 def bootstrap_weights(n: int, *, resamples: int, seed: int) -> npt.NDArray[np.uint16]:
     """(R, N) counts: how often each of n rows is drawn in each resample; rows sum to n. Multinomial, and a function
-    of its arguments alone. 80 MB for n = 40,000 and 1000 resamples; `evaluate` reads the same numbers in blocks."""
-    return np.concatenate([block.astype(np.uint16) for block in _weight_blocks(n, resamples, seed)])
+    of its arguments alone. 80 MB for n = 40,000 and 1000 resamples; kept for the next model of the same task."""
+    if n < 1 or resamples < 1:
+        raise ValueError(f"n is {n} and resamples {resamples}, expected at least 1 of both")
+    rng = np.random.default_rng(seed)
+    counts_RN = np.empty((resamples, n), dtype=np.uint16)
+    for row_N in counts_RN:
+        # Counting n drawn rows is the multinomial, ten times faster than numpy's chain of binomials.
+        row_N[:] = np.bincount(rng.integers(n, size=n), minlength=n)
+    return counts_RN
 
 
 # ---- bootstrap ------------------------------------------------------------------------------------------------------
 def _weight_blocks(n: int, resamples: int, seed: int) -> Iterator[FloatArray]:
-    if n < 1 or resamples < 1:
-        raise ValueError(f"n is {n} and resamples {resamples}, expected at least 1 of both")
-    rng = np.random.default_rng(seed)
+    """The weights in float64, a block of rows at a time."""
+    counts_RN = bootstrap_weights(n, resamples=resamples, seed=seed)
     rows = max(1, CHUNK_BYTES // (8 * n))
     for start in range(0, resamples, rows):
-        # Counting n drawn rows is the multinomial, ten times faster than numpy's chain of binomials.
-        block = [np.bincount(rng.integers(n, size=n), minlength=n) for _ in range(min(rows, resamples - start))]
-        yield np.array(block, dtype=np.float64)
+        yield counts_RN[start : start + rows].astype(np.float64)
 
 
 def _scores(

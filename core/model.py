@@ -28,12 +28,18 @@ class MultiTaskModel(nn.Module):
     def __init__(self, encoder: nn.Module, heads: Mapping[str, nn.Module]):
         super().__init__()
         self.encoder: Any = encoder
-        self.heads = nn.ModuleDict(heads)
+        self.heads = nn.ModuleDict({head_key(task): head for task, head in heads.items()})
         replace_dropouts(self.heads)
 
     def forward(self, task: str, batch: Batch) -> Tensor:
-        head = self.heads[task]
+        head = self.heads[head_key(task)]
         return head(encode(self.encoder, batch, first_only=not isinstance(head, SanHead)), batch)
+
+
+def head_key(task: str) -> str:
+    """The name of the task's head among the modules. torch refuses a dot in a module's name, and every name that a
+    module has as an attribute; a task may be called 'my.task' or 'type'."""
+    return "task:" + task.replace(".", ":")
 
 
 def make_model(

@@ -13,8 +13,9 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -22,7 +23,7 @@ from typing import Any
 
 from core.config import Config, differences, digest, resolve_tasks
 from core.data import fingerprint, source_files
-from core.plan import STAGES, Job, is_done, lost_by, make_jobs
+from core.plan import STAGES, TRAINING_STAGES, Job, is_done, lost_by, make_jobs
 from core.progress import Progress
 from core.store import SCHEMA_VERSION, Run, read_json
 from core.tasks import Task
@@ -50,8 +51,8 @@ def run_pipeline(
             raise ValueError(f"stage '{stage}' is not known, expected one of {', '.join(STAGES)}")
     tasks = resolve_tasks(config)
     source = source_digest(config, tasks)
-    manifest = _open(run, config, tasks, source, update=update, first_stage=first_stage or only_stage)
     forced = _forced_stages(first_stage, only_stage)
+    manifest = _open(run, config, tasks, source, update=update, first_stage=first_stage or only_stage, forced=forced)
     with ExitStack() as stack:
         workers: Workers | None = None
         stack.push(lambda kind, error, trace: _log_stop(run, error))
@@ -60,6 +61,9 @@ def run_pipeline(
             jobs = make_jobs(config, tasks, source_digest=source, chosen=chosen)
             if only_stage is not None:
                 _require_inputs(stage, jobs, manifest)
+            elif stage == "finetune":
+                # Another selection than before: what belonged to the old one is neither counted nor reported.
+                _forget(run, manifest, jobs, stages=STAGES)
             of_stage = [job for job in jobs.values() if job.stage == stage]
             todo = [job for job in of_stage if stage in forced or not is_done(job, manifest)]
             if not todo:
@@ -111,12 +115,14 @@ def _log_stop(run: Run, error: BaseException | None) -> None:
 
 def source_digest(config: Config, tasks: dict[str, Task]) -> str:
     """Contents of the source files; the suite and the hub have none on this machine, their config says it all."""
-    if config.data.source == "suite" or config.data.source == "hub":
+    data = config.data
+    if data.source == "suite" or (data.source == "hub" and data.hub_dir is None):
         return ""
-    glue_dir = None if config.data.glue_dir is None else Path(config.data.glue_dir)
-    return digest(
-        [fingerprint(source_files(task, source=config.data.source, glue_dir=glue_dir)) for task in tasks.values()]
-    )
+    folders = {
+        name: None if where is None else Path(where)
+        for name, where in (("glue_dir", data.glue_dir), ("hub_dir", data.hub_dir))
+    }
+    return digest([fingerprint(source_files(task, source=data.source, **folders)) for task in tasks.values()])
 
 
 def chosen_members(
@@ -131,7 +137,14 @@ def chosen_members(
 
 
 def _open(
-    run: Run, config: Config, tasks: dict[str, Task], source: str, *, update: bool, first_stage: str | None
+    run: Run,
+    config: Config,
+    tasks: dict[str, Task],
+    source: str,
+    *,
+    update: bool,
+    first_stage: str | None,
+    forced: Collection[str],
 ) -> dict[str, Any]:
     """The manifest to go on with: a new one, or the old one with the new config."""
     config_values = config.model_dump(mode="json")
@@ -140,6 +153,7 @@ def _open(
         "created": _now(),
         "config": config_values,
         "config_digest": digest(config_values),
+        "tasks": {name: asdict(task) for name, task in tasks.items()},
         "git_commit": _git_commit(),
         "versions": {"core": metadata.version("darkroom"), "python": platform.python_version()}
         | {name: metadata.version(name) for name in PACKAGES},
@@ -148,11 +162,13 @@ def _open(
         "jobs": {},
     }
     if not run.exists():
-        if run.path.exists() and any(run.path.iterdir()):
+        if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
             raise ValueError(f"{run.path} exists, is not empty and holds no run; give an empty or new folder to --out")
         run.write_manifest(fresh)
         return fresh
     old = run.manifest()
+    if not (run.path / "selection.json").exists():
+        old["jobs"].pop("select", None)
     chosen = chosen_members(run, config, tasks, source, old)
     jobs = make_jobs(config, tasks, source_digest=source, chosen=chosen)
     lost = lost_by(jobs, old, chosen_known=chosen is not None)
@@ -166,17 +182,28 @@ def _open(
             f"{len(lost)} finished jobs: {', '.join(lost[:8])}{' ...' if len(lost) > 8 else ''}. Give another --out, "
             "or --update to redo them here"
         )
-    for name in [name for name in old["jobs"] if chosen is not None and name not in jobs]:
-        _remove_model(run, name)
-        del old["jobs"][name]
     manifest = {**fresh, "created": old["created"], "jobs": old["jobs"]}
-    run.write_manifest(manifest)
+    _forget(run, manifest, jobs, stages=STAGES if update else forced)
     return manifest
 
 
-def _remove_model(run: Run, name: str) -> None:
-    for folder in ("models", "predictions", "dynamics"):
-        shutil.rmtree(run.path / folder / name, ignore_errors=True)
+def _forget(run: Run, manifest: dict[str, Any], jobs: Mapping[str, Job], *, stages: Collection[str]) -> None:
+    """Takes what `jobs` makes outdated out of `run.json`, so that a stop on the way leaves no result under a config
+    that it is not of. Trainings only of `stages`, those that may be replaced; a model that no job makes any more goes
+    with its files. What comes after the selection is judged once that is known."""
+    chosen_known = "ensemble" in jobs
+    for name, record in list(manifest["jobs"].items()):
+        if name in jobs:
+            stale = not is_done(jobs[name], manifest)
+        else:
+            stale = chosen_known or record["stage"] in ("multitask", "ensemble", "evaluate")
+        if not stale or (record["stage"] in (*TRAINING_STAGES, "prepare") and record["stage"] not in stages):
+            continue
+        del manifest["jobs"][name]
+        if name not in jobs and record["stage"] in TRAINING_STAGES:
+            for folder in ("models", "predictions", "dynamics"):
+                shutil.rmtree(run.path / folder / name, ignore_errors=True)
+    run.write_manifest(manifest)
 
 
 def _forced_stages(first_stage: str | None, only_stage: str | None) -> set[str]:

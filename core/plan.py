@@ -71,7 +71,8 @@ def make_jobs(
         spec |= {"train": _train_part(config.multitask), "model": _model_part(config)}
         add("multitask", name, spec, ("prepare",))
     members = list(config.multitask.members)
-    add("select", "select", {**config.select.model_dump(), "teacher_tasks": teacher_tasks}, members)
+    leaks = config.select.split == config.evaluate.split  # selection.json says so, and must not say it of another split
+    add("select", "select", {**config.select.model_dump(), "teacher_tasks": teacher_tasks, "leaks": leaks}, members)
     if chosen is None:
         return jobs
 
@@ -121,18 +122,29 @@ def is_done(job: Job, manifest: Mapping[str, Any]) -> bool:
 def lost_by(jobs: Mapping[str, Job], manifest: Mapping[str, Any], *, chosen_known: bool) -> list[str]:
     """Names of finished trainings (and of `prepare`) that going on with `jobs` would replace or orphan.
 
-    A pure extension, such as more student seeds, loses nothing and gives an empty list.
+    A pure extension, such as more student seeds, loses nothing and gives an empty list. A selection that has to be
+    made again (other members, another rule) may choose others: until it has, what was taught by the old choice counts
+    as lost. A selection that was only interrupted comes out the same and does not.
     """
+    records = manifest.get("jobs", {})
+    choice_changed = not chosen_known and "select" in records and not is_done(jobs["select"], manifest)
     lost = []
-    for name, record in manifest.get("jobs", {}).items():
+    for name, record in records.items():
         if record.get("status") != "done" or record["stage"] not in (*TRAINING_STAGES, "prepare"):
             continue
         if name in jobs:
             if jobs[name].key != record["key"]:
                 lost.append(name)
-        elif chosen_known or record["stage"] == "multitask":
+        elif chosen_known or record["stage"] == "multitask" or (choice_changed and not _is_untaught(name)):
             lost.append(name)
     return lost
+
+
+def _is_untaught(name: str) -> bool:
+    """A student that reads no targets, so that no choice of teachers touches it."""
+    return any(
+        name.startswith(student_name(variant, 0)[:-1]) for variant, taught in NEEDS_TEACHER.items() if not taught
+    )
 
 
 def _train_part(train: TrainConfig) -> dict[str, Any]:

@@ -114,10 +114,16 @@ PRESETS: dict[str, Callable[[], Config]] = {
 
 # ---- overrides -----------------------------------------------------------------------------------------------------
 def load_config(
-    preset: str | None = None, file: Path | None = None, overrides: Iterable[str] = (), tasks_file: Path | None = None
+    preset: str | None = None,
+    file: Path | None = None,
+    overrides: Iterable[str] = (),
+    tasks_file: Path | None = None,
+    *,
+    base: Config | None = None,
 ) -> Config:
-    """Preset, then YAML file, then `section.field=value` overrides. `data.glue_dir` alone implies `data.source=glue`,
-    a tasks file implies `data.source=files` and all of the file's tasks. Raises `ValueError` for anything unknown."""
+    """Preset, then YAML file, then `section.field=value` overrides. Without a preset it starts from `base`, an existing
+    run's config, else from `demo`. `data.glue_dir` alone implies `data.source=glue`, a tasks file implies
+    `data.source=files` and all of the file's tasks. Raises `ValueError` for anything unknown."""
     changes: dict[str, Any] = {}
     if file is not None:
         text = _read_yaml(file)
@@ -136,13 +142,15 @@ def load_config(
         if isinstance(value, str):
             value = _number_or_text(value)
         node = changes
+        if path == "preset":
+            raise ValueError(f"--set preset={raw} would only rename the config; give --preset {raw}")
         *parents, leaf = path.split(".")
         for parent in parents:
             node = node.setdefault(parent, {})
             if not isinstance(node, dict):
                 raise ValueError(f"--set {path}: '{parent}' is a value, not a section")
         node[leaf] = value
-    name = preset or "demo"
+    name = preset or ("demo" if base is None else base.preset)
     if name not in PRESETS:
         near = difflib.get_close_matches(name, PRESETS, n=1)
         hint = f"did you mean '{near[0]}'? " if near else ""
@@ -157,15 +165,16 @@ def load_config(
             data.setdefault("teacher_tasks", None)
         elif data.get("glue_dir"):
             data.setdefault("source", "glue")
-    return validated(_merged(PRESETS[name]().model_dump(), changes, Config, ""))
+    start = base if base is not None and preset is None else PRESETS[name]()
+    return validated(_merged(start.model_dump(), changes, Config, ""))
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ValueError(f"config file {file} does not exist") from error
-    except yaml.YAMLError as error:
+    except OSError as error:
+        raise ValueError(f"config file {file} cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{file} is not valid YAML: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{file}: expected sections such as 'distill:', got {type(values).__name__}")

@@ -62,7 +62,8 @@ class Progress:
             self.console.print(f"{_numbered(stage)} {len(jobs)} job{'s' if len(jobs) > 1 else ''}")
 
     def event(self, event: Event) -> None:
-        if event.job not in self.shares:
+        # Events come through a queue and may be later than the result of their job.
+        if self.shares.get(event.job, 1.0) == 1.0:
             return
         if event.job not in self.job_bars:
             self.job_bars[event.job] = self.bars.add_task(f"   {event.job}", total=1.0, says="")

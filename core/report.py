@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from core.comparisons import mean_and_se, paired_difference
-from core.config import Config, resolve_tasks, validated
+from core.config import Config, stored_tasks, validated
 from core.metrics import HIGHER_IS_BETTER
 from core.plan import STAGES, ensemble_name, student_name, teacher_name
 from core.store import Run, read_json
@@ -42,14 +42,15 @@ def build_report(run: Run) -> dict[str, Any]:
     """All that the table shows, as JSON-able values. Raises `ValueError` when the run was not evaluated yet."""
     manifest = run.manifest()
     path = run.path / "metrics.parquet"
-    if not path.exists():
+    if not path.exists() or "evaluate" not in manifest["jobs"]:
         done = [stage for stage in STAGES if any(job["stage"] == stage for job in manifest["jobs"].values())]
+        again = " --only evaluate" if "evaluate" in done else ""
         raise ValueError(
-            f"{run.path} has no results yet (last stage done: {done[-1] if done else 'none'}); go on with "
-            f"`python -m core run --preset {manifest['config']['preset']} --out {run.path}`"
+            f"{run.path} has no results of its present config (last stage done: {done[-1] if done else 'none'}); go on "
+            f"with `python -m core run --out {run.path}{again}`"
         )
     config = validated(manifest["config"])
-    tasks = resolve_tasks(config)
+    tasks = stored_tasks(manifest)
     rows = pq.read_table(path).to_pylist()
     scores: Scores = {(r["model"], r["task"], r["split"], r["metric"]): r["value"] for r in rows}
     counts = {(r["task"], r["split"]): r["n"] for r in rows}

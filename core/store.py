@@ -52,7 +52,8 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ValueError(
-            f"{path} is not valid JSON ({error}); restore it, or delete it to have it made again"
+            f"{path} is not valid JSON ({error}). Darkroom replaces files whole, so something else wrote to it; "
+            "restore it from a copy, or give a new folder to --out"
         ) from None
 
 
@@ -107,6 +108,8 @@ class Run:
                 f"`python -m core run --preset demo --out {self.path}`"
             )
         manifest = read_json(self.manifest_path)
+        if not isinstance(manifest, dict):
+            raise ValueError(f"{self.manifest_path} holds a {type(manifest).__name__}, expected a run's manifest")
         if manifest.get("schema_version") != SCHEMA_VERSION:
             raise ValueError(
                 f"{self.manifest_path} has schema version {manifest.get('schema_version')}, this code reads "

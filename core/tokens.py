@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +28,8 @@ from core.store import Run, atomic
 from core.tasks import Task
 
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+# Of the letters of a text, this many of the most frequent become word pieces, as in BERT's own trainer.
+MAX_LETTERS = 1_000
 # Rows given to the tokenizer at once: large enough for its threads, small enough that Python lists stay at megabytes.
 ROWS_AT_ONCE = 20_000
 
@@ -105,11 +108,30 @@ def _word_tokenizer(texts: Iterable[str]) -> Tokenizer:
 
 
 def _wordpiece_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    """BERT's word pieces. The library's trainer numbers letters in the order of a hash table, which differs from run
+    to run, and breaks ties by these numbers; so it is given all letters, in order, and numbers only what it merges."""
+    texts = list(texts)
+    tokenizer = _wordpiece({})
+    words = Counter(word for text in texts for word in text.split())
+    letters: Counter[str] = Counter()
+    continuations: set[str] = set()
+    for word, count in words.items():
+        for piece, _ in tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(word)):
+            letters.update(dict.fromkeys(piece, count))
+            continuations.update(piece[1:])
+    kept = sorted(letters, key=lambda letter: (-letters[letter], letter))[:MAX_LETTERS]
+    pieces = [*kept, *(f"##{letter}" for letter in kept if letter in continuations)]
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocab_size, special_tokens=[*SPECIAL_TOKENS, *pieces], limit_alphabet=0, show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return _wordpiece(tokenizer.get_vocab())  # a new one, in which letters are no special tokens
+
+
+def _wordpiece(vocabulary: dict[str, int]) -> Tokenizer:
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=SPECIAL_TOKENS, show_progress=False)
-    tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
 
 
@@ -180,7 +202,7 @@ def encode_texts(tokenizer: Any, text_a: Sequence[str], text_b: Sequence[str] | 
             types = encoded["token_type_ids"]
             for i, length in enumerate(batch_lengths):
                 # Tokenizers without token types (RoBERTa's) say by `sequence_ids` which text a token is from.
-                n_b = sum(types[i])
+                n_b = types[i].count(1)  # some have a 2, for [CLS]
                 b_starts.append(length - n_b if n_b else _second_text_start(encoded.sequence_ids(i)))
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     flat = np.concatenate(ids) if ids else np.zeros(0, np.int32)

@@ -60,6 +60,17 @@ def read_gold(table: pa.Table, task: Task, split: str) -> Gold:
     return Gold(ids, arguments)
 
 
+def require_labels(table: pa.Table, task: Task, split: str, *, option: str) -> None:
+    """Raises `ValueError` when `split`, which the config's field `option` names, has no labelled row of `task`."""
+    if not read_gold(table, task, split).is_labelled:
+        splits = pa.compute.unique(table["split"]).to_pylist()
+        labelled = [name for name in splits if name != "train" and read_gold(table, task, name).is_labelled]
+        raise ValueError(
+            f"task '{task.name}' has no labelled row in split '{split}', which {option} names; set {option} to one of "
+            f"those with labels: {', '.join(labelled)}"
+        )
+
+
 def score_outputs(
     task: Task, gold: Gold, predictions: Predictions, *, resamples: int, seed: int, what: str
 ) -> dict[str, Score]:

@@ -1,8 +1,9 @@
 """Stage 7, evaluate: every member, teacher, ensemble and student on every task and labelled split.
 
 Reads: `predictions/`, gold, truth and humans. Writes: `metrics.parquet`: model, task, split, metric, value, ci_low,
-ci_high, n, seed. Intervals are 95 % percentile bootstraps over examples; resamples are the same for all models of a
-task, so that intervals are paired. Spread over seeds is the report's business (core/report).
+ci_high, n, seed. Intervals are 95 % percentile bootstraps over examples, on the reported split (null on the others);
+resamples are the same for all models of a task, so that intervals are paired. Spread over seeds is the report's
+business (core/report).
 """
 
 from __future__ import annotations
@@ -12,9 +13,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from core.metrics import Score
 from core.plan import ensemble_name
-from core.stages.context import EVALUATION_SPLITS, Context, read_gold, score_outputs
+from core.stages.context import EVALUATION_SPLITS, Context, read_gold, require_labels, score_outputs
 from core.store import atomic
 
 SCHEMA = pa.schema(
@@ -38,6 +38,7 @@ def run(context: Context) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     for i, task in enumerate(context.tasks.values()):
         table = context.run.read_examples(task.name)
+        require_labels(table, task, context.config.evaluate.split, option="evaluate.split")
         golds = {split: read_gold(table, task, split) for split in EVALUATION_SPLITS}
         for model in models:
             path = context.run.predictions_path(model, task.name)
@@ -47,25 +48,24 @@ def run(context: Context) -> dict[str, Any]:
             for split, gold in golds.items():
                 if not gold.is_labelled:
                     continue
+                is_reported = split.removesuffix("_mm") == context.config.evaluate.split
                 scores = score_outputs(
                     task,
                     gold,
                     predictions,
-                    resamples=context.config.evaluate.resamples,
+                    resamples=context.config.evaluate.resamples if is_reported else 1,
                     seed=context.config.seed,
                     what=str(path),
                 )
-                rows += [_row(context, model, task.name, split, metric, score) for metric, score in scores.items()]
+                for metric, score in scores.items():
+                    row = {"model": model, "task": task.name, "split": split, "metric": metric, "n": score.n}
+                    row |= {"value": score.value, "seed": _seed(context, model)}
+                    row |= {"ci_low": score.ci_low, "ci_high": score.ci_high} if is_reported else {}
+                    rows.append(row)
         context.report((i + 1) / len(context.tasks), None)
     with atomic(context.run.path / "metrics.parquet") as temporary:
         pq.write_table(pa.Table.from_pylist(rows, SCHEMA), temporary)
     return {"models": len(models), "rows": len(rows)}
-
-
-def _row(context: Context, model: str, task: str, split: str, metric: str, score: Score) -> dict[str, Any]:
-    return {"model": model, "task": task, "split": split, "metric": metric, "seed": _seed(context, model)} | {
-        name: getattr(score, name) for name in ("value", "ci_low", "ci_high", "n")
-    }
 
 
 def _seed(context: Context, model: str) -> int | None:

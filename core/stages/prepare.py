@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from core.config import Config
 from core.data import carve_selection, check_table, limit, load_task
-from core.stages.context import Context
+from core.stages.context import Context, require_labels
 from core.synthetic import generate
 from core.tasks import Task
 from core.tokens import cached_tokens, make_tokenizer, task_texts, tokenizer_spec
@@ -29,6 +29,9 @@ def run(context: Context) -> dict[str, Any]:
     for i, task in enumerate(context.tasks.values()):
         table, dropped = (sources[task.name], {}) if sources else load_source(config, task)
         tables[task.name] = table = shape_table(config, task, table)
+        # Before hours of training, not after them.
+        require_labels(table, task, config.select.split, option="select.split")
+        require_labels(table, task, config.evaluate.split, option="evaluate.split")
         context.run.write_examples(task.name, table)
         counts = table["split"].value_counts().to_pylist()
         about[task.name] = {"rows": {row["values"]: row["counts"] for row in counts}, "dropped": dropped}

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from core.selection import select
-from core.stages.context import Context, read_gold, score_outputs
+from core.stages.context import Context, read_gold, require_labels, score_outputs
 from core.store import write_json
 
 
@@ -19,12 +19,9 @@ def run(context: Context) -> dict[str, Any]:
     config = context.config
     scores: dict[str, dict[str, float]] = {name: {} for name in config.multitask.members}
     for task in context.tasks.values():
-        gold = read_gold(context.run.read_examples(task.name), task, config.select.split)
-        if not gold.is_labelled:
-            raise ValueError(
-                f"task '{task.name}' has no labelled row in split '{config.select.split}', so members cannot be ranked "
-                "on it; set select.split=selection"
-            )
+        table = context.run.read_examples(task.name)
+        require_labels(table, task, config.select.split, option="select.split")
+        gold = read_gold(table, task, config.select.split)
         for member in scores:
             predictions = context.run.read_predictions(member, task.name)
             what = str(context.run.predictions_path(member, task.name))

@@ -131,7 +131,8 @@ def train_and_store(
         save_model(model, folder, tokenizer=tokenizer, about=about)
     for task_name, data in datas.items():
         _store_predictions(context, model, task_name, data, splits, device)
-    for leftover in folder.glob("checkpoint-*.safetensors"):
+    # With a dot in front: a checkpoint whose writer was killed.
+    for leftover in folder.glob("*checkpoint-*"):
         leftover.unlink()
     return {"device": device.reason, "parameters": sum(p.numel() for p in model.parameters())}
 

@@ -26,18 +26,19 @@ from core.synthetic.drawing import (
     draw_property,
     number_for,
 )
-from core.synthetic.lexicon import AGENTS, NOUNS, PLACES, PROPERTIES, QUANTIFIERS, TIMES, TOPICS, VERBS
+from core.synthetic.lexicon import AGENTS, NOUNS, PLACES, PROPERTIES, QUANTIFIERS, TIMES, TOPICS, VERBS, Noun
 from core.synthetic.meaning import NOUN_RELATION
 from core.synthetic.single import clash_severity
 
-# (noun, relation) -> nouns of that relation, topics among topics and judges among judges.
-NEIGHBOURS: dict[tuple[str, str], tuple[str, ...]] = {}
-for _table in (TOPICS, AGENTS):
-    for _a in _table:
-        for _b in _table:
-            _key = (_a, NOUN_RELATION[_a, _b])
-            if _b not in NEIGHBOURS.get(_key, ()):
-                NEIGHBOURS[_key] = (*NEIGHBOURS.get(_key, ()), _b)
+# (noun, relation) -> nouns of that relation, in the order of the lexicon.
+_NEIGHBOURS: dict[tuple[str, str], tuple[str, ...]] = {}
+for _pair, _relation in NOUN_RELATION.items():
+    _NEIGHBOURS[_pair[0], _relation] = (*_NEIGHBOURS.get((_pair[0], _relation), ()), _pair[1])
+
+
+def neighbours(noun: str, relations: tuple[str, ...], table: dict[str, Noun]) -> list[str]:
+    """Nouns of `table` (TOPICS or AGENTS) so related to `noun`; a judge in a topic's place would read oddly."""
+    return [n for relation in relations for n in _NEIGHBOURS.get((noun, relation), ()) if n in table]
 
 
 def _topic_of(clause: Clause) -> str:
@@ -56,7 +57,7 @@ def _with_topic(stream: Stream, clause: Clause, topic: str) -> Clause:
 
 def _topic(*relations: str) -> Callable[[Stream, Clause], Clause]:
     def edit(stream: Stream, clause: Clause) -> Clause:
-        options = [n for relation in relations for n in NEIGHBOURS.get((_topic_of(clause), relation), ())]
+        options = neighbours(_topic_of(clause), relations, TOPICS)
         return _with_topic(stream, clause, stream.pick(options)) if options else clause
 
     return edit
@@ -201,7 +202,7 @@ def _move(stream: Stream, clause: Clause) -> Clause:
 
 def _agent(*relations: str) -> Callable[[Stream, Clause], Clause]:
     def edit(stream: Stream, clause: Clause) -> Clause:
-        options = [n for relation in relations for n in NEIGHBOURS.get((clause.noun, relation), ()) if n in AGENTS]
+        options = neighbours(clause.noun, relations, AGENTS)
         return clause._replace(noun=stream.pick(options)) if clause.kind == "verb" and options else clause
 
     return edit
@@ -249,8 +250,8 @@ EDITS: dict[str, Callable[[Stream, Clause], Clause]] = {
 # task -> weights of the edits, and of how many are made.
 EDIT_WEIGHTS: dict[str, Weighted[str]] = {
     "nli": Weighted({
-        "synonym": 1.5, "wider": 2.0, "narrower": 0.7, "other_topic": 2.2, "near_word": 1.0, "weaker": 1.5,
-        "stronger": 1.0, "opposite": 6.5, "other_property": 2.2, "negate": 4.5, "negated_opposite": 0.7, "adverb": 0.8,
+        "synonym": 2.0, "wider": 2.4, "narrower": 0.6, "other_topic": 1.8, "near_word": 1.0, "weaker": 1.5,
+        "stronger": 0.8, "opposite": 6.5, "other_property": 1.8, "negate": 4.5, "negated_opposite": 0.7, "adverb": 0.8,
         "quantifier": 0.5, "weaker_quantifier": 0.8, "hedge": 0.5, "drop_fact": 3.0, "add_fact": 1.6,
         "change_fact": 0.8, "widen_fact": 1.0, "move": 1.2, "agent_wider": 1.0, "agent_synonym": 0.6,
         "other_agent": 0.4, "switch_kind": 0.4,
@@ -270,8 +271,8 @@ EDIT_WEIGHTS: dict[str, Weighted[str]] = {
     }),
 }  # fmt: skip
 EDIT_COUNTS: dict[str, Weighted[int]] = {
-    "nli": Weighted({1: 3.0, 2: 2.2, 3: 0.6}),
-    "paraphrase": Weighted({1: 2.0, 2: 3.0, 3: 1.6, 4: 0.5}),
+    "nli": Weighted({1: 4.0, 2: 1.8, 3: 0.3}),
+    "paraphrase": Weighted({1: 2.6, 2: 3.0, 3: 1.2, 4: 0.3}),
     "similarity": Weighted({1: 2.0, 2: 3.0, 3: 2.0, 4: 0.8}),
 }
 

@@ -28,12 +28,15 @@ from core.synthetic.lexicon import (
 
 
 class Reading(NamedTuple):
-    """One sense of the property in its clause: probability, dimension, position, and pleasantness of the position."""
+    """One sense of the property in its clause: probability, dimension, position, and pleasantness of the position;
+    `bare` is the position that is denied if `negated`, else the position itself."""
 
     weight: float
     dimension: str
     position: float
     valence: float
+    bare: float
+    negated: bool
 
 
 class Meaning(NamedTuple):
@@ -74,8 +77,9 @@ def read_property(word: str, adverb: str, negated: bool, category: str) -> tuple
         scale = max(scale, 0.8)
     vagueness += NEGATION_SPREAD if negated else 0.0
     if word in VERBS:
-        position = negate(VERBS[word][1]) / scale if negated else VERBS[word][1] * scale
-        return (Reading(1.0, "attitude", position, position),), vagueness
+        degree = VERBS[word][1]
+        position = negate(degree) / scale if negated else degree * scale
+        return (Reading(1.0, "attitude", position, position, degree * scale, negated),), vagueness
     senses = PROPERTIES[word]
     total = sum(sense.weights[column] for sense in senses)
     readings = []
@@ -83,7 +87,11 @@ def read_property(word: str, adverb: str, negated: bool, category: str) -> tuple
         if sense.weights[column] > 0:
             position = negate(sense.degree) / scale if negated else sense.degree * scale
             valence = position * VALENCE[sense.dimension][column]
-            readings.append(Reading(sense.weights[column] / total, sense.dimension, position, valence))
+            readings.append(
+                Reading(
+                    sense.weights[column] / total, sense.dimension, position, valence, sense.degree * scale, negated
+                )
+            )
     return tuple(readings), vagueness
 
 

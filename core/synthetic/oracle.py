@@ -22,7 +22,7 @@ PAIR_TASKS = {"nli": nli_posterior, "paraphrase": paraphrase_posterior}
 TASK_NAMES = (*SINGLE_TASKS, *PAIR_TASKS, "similarity", "relevance")
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=4096)
 def read_meaning(text: str) -> tuple[Meaning, ...]:
     return mean_review(parse_review(text).clauses)
 

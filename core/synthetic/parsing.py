@@ -243,12 +243,13 @@ def _check_pronoun(first: Clause, second: Clause) -> Clause:
     return second._replace(flaws=(*second.flaws, "pronoun"))
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=4096)
 def parse_review(text: str) -> Review:
     """Reads a statement of one or two clauses; `ValueError` for text outside of the world's grammar."""
     words = text.split()
     if not words:
         _fail("empty sentence", text, "no words", "a statement of one or two clauses")
+    clauses: tuple[Clause, ...]
     if "," not in words:
         clauses, conjunction = (_read_clause(words, text),), ""
     else:
@@ -267,7 +268,7 @@ def parse_review(text: str) -> Review:
     return Review(clauses, conjunction)
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=4096)
 def parse_question(text: str) -> Question:
     """Reads a question of one of clauses.Question's forms; `ValueError` for anything else."""
     words = text.split()

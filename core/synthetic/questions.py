@@ -19,7 +19,7 @@ from core.synthetic.single import with_lapse
 N_CANDIDATES = 4
 # Questions that look for something of that kind; the others ask whether or how far, so that a "no" is an answer too.
 SEEKS = ("which", "where")
-WEIGHTS = {"topic": 3.0, "property": 2.2, "place": 1.1, "time": 0.6, "doubt": -0.8, "agent": 0.5}
+WEIGHTS = {"topic": 2.65, "property": 2.75, "place": 1.1, "time": 0.6, "doubt": -0.8, "agent": 0.5}
 _TOPIC_FIT = {
     "same": 1.0, "synonym": 0.97, "up": 0.6, "down": 0.85, "sibling": 0.3, "cousin": 0.15, "unrelated": 0.0,
 }  # fmt: skip
@@ -41,7 +41,7 @@ def mean_question(question: Question) -> Wanted:
     if question.word:
         readings = read_property(question.word, "", False, NOUNS[question.noun].category)[0]
     else:
-        readings = (Reading(1.0, "attitude", 0.0, 0.0),)
+        readings = (Reading(1.0, "attitude", 0.0, 0.0, 0.0, False),)
     form = question.form
     return Wanted(question.noun, readings, form in SEEKS, question.agent, question.place, question.time)
 

@@ -1,8 +1,8 @@
 """Posteriors of one text: sentiment from its valence, acceptability from its visible violations.
 
 Both are smooth in every slot on purpose: distillation can only hand on what gold labels do not say if near texts have
-near posteriors. Not here: pairs and questions. Tried and dropped: the mixture over senses as it is, which is
-two-peaked for "sick" and so not ordered; the moments of the mixture keep the doubt and one peak.
+near posteriors. Not here: pairs and questions. Not the mixture over senses either, only its moments: for
+"sick" the mixture has two peaks and would not be ordered, while its spread keeps the doubt.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def sentiment_posterior(clauses: tuple[Clause, ...], conjunction: str) -> np.nda
 
 
 # ---- acceptability --------------------------------------------------------------------------------------------------
-FLAWLESS_LOGIT = 2.4
+FLAWLESS_LOGIT = 1.9
 CLASH = 0.9  # "very superb", "absolutely decent"
 
 

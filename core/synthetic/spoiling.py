@@ -19,18 +19,18 @@ from core.synthetic.drawing import (
     draw_clause,
     draw_property,
 )
-from core.synthetic.edits import EDITS, NEIGHBOURS
-from core.synthetic.lexicon import ADVERBS, NOUNS, PROPERTIES, QUANTIFIERS
+from core.synthetic.edits import EDITS, neighbours
+from core.synthetic.lexicon import ADVERBS, NOUNS, PROPERTIES, QUANTIFIERS, TOPICS
 
 # ---- violations: name -> weight; those that do not apply to a clause leave it as it is ------------------------------
 _PROPERTY_FLAWS = Weighted({
     "agreement": 2.2, "number": 1.3, "adverb_after": 1.3, "not_first": 0.9, "noun_first": 0.5, "no_copula": 1.2,
-    "two_adverbs": 1.3, "repeated_adverb": 0.7, "no_quantifier": 1.3, "two_hedges": 0.5, "selection": 4.0,
-    "clash": 1.8,
+    "two_adverbs": 1.3, "repeated_adverb": 1.5, "no_quantifier": 1.8, "two_hedges": 0.9, "selection": 4.0,
+    "clash": 3.0,
 })  # fmt: skip
 _VERB_FLAWS = Weighted({
-    "number": 1.2, "not_first": 1.0, "noun_first": 0.6, "past_after_did": 1.5, "no_did": 1.3, "present": 1.6,
-    "two_adverbs": 0.7, "verb_adverb": 1.4, "no_quantifier": 0.8, "two_hedges": 0.6, "clash": 1.3,
+    "number": 1.2, "not_first": 1.0, "noun_first": 0.6, "past_after_did": 1.5, "no_did": 1.3, "present": 2.4,
+    "two_adverbs": 0.7, "verb_adverb": 1.4, "no_quantifier": 0.8, "two_hedges": 1.2, "clash": 2.2,
 })  # fmt: skip
 _ADVERB_NAMES = tuple(ADVERBS)
 _PROPERTY_NAMES = tuple(PROPERTIES)
@@ -95,8 +95,8 @@ def _spoil_slots(stream: Stream, clause: Clause, flaw: str, has_noun: bool) -> C
 # ---- candidates -----------------------------------------------------------------------------------------------------
 # What a candidate takes from the question: topic and property, each exactly, nearly or not.
 _NEARNESS = Weighted({
-    ("same", "same"): 1.5, ("near", "same"): 1.5, ("same", "near"): 1.2, ("near", "near"): 1.0, ("same", "far"): 1.2,
-    ("far", "same"): 0.9, ("far", "far"): 1.0,
+    ("same", "same"): 1.5, ("near", "same"): 1.1, ("same", "near"): 1.0, ("near", "near"): 0.7, ("same", "far"): 1.1,
+    ("far", "same"): 1.4, ("far", "far"): 1.4,
 })  # fmt: skip
 
 
@@ -106,7 +106,7 @@ def _draw_topic(stream: Stream, noun: str, nearness: str) -> str:
     if nearness == "same" and stream.chance(0.6):
         return noun
     relations = ("same", "synonym") if nearness == "same" else ("up", "down", "sibling", "cousin")
-    options = [near for relation in relations for near in NEIGHBOURS.get((noun, relation), ())]
+    options = neighbours(noun, relations, TOPICS)
     return stream.pick(options) if options else noun
 
 

@@ -29,7 +29,7 @@ from core.tasks import SUITE, example_id, example_schema
 # Share of texts with two clauses.
 TWO_CLAUSES = {"sentiment": 0.45, "acceptability": 0.15, "nli": 0.12, "paraphrase": 0.08, "similarity": 0.08}
 # Share of acceptability's clauses with 0, 1, 2, 3 attempts to spoil them.
-_SPOIL_ATTEMPTS = (0.33, 0.34, 0.22, 0.11)
+_SPOIL_ATTEMPTS = (0.36, 0.37, 0.19, 0.08)
 
 
 class Proposal(NamedTuple):

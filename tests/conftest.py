@@ -1,0 +1,101 @@
+"""What tests of several files share: one finished run of a tiny config, made once, and the calls that make and compare
+runs. Tests that change a run work on a copy (`copied`); nothing here needs a network.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from rich.console import Console
+
+from core.config import Config
+from core.pipeline import run_pipeline
+from core.presets import load_config
+from core.progress import Progress
+from core.store import Run
+
+# The smoke preset, smaller: six tasks, M = 3, K = 2, four teacher tasks, two seeds. One process, so that no worker
+# has to start; results do not depend on that (test_workers_give_the_same_bytes).
+TINY = (
+    "data.n_train=160",
+    "data.n_dev=40",
+    "data.n_test=48",
+    "data.selection=40",
+    "multitask.dropouts=[0.1,0.2,0.3]",
+    "distill.seeds=2",
+    "evaluate.resamples=100",
+    "runtime.workers=1",
+)
+
+
+class Finished(NamedTuple):
+    run: Run
+    config: Config
+    manifest: dict[str, Any]
+    shown: str  # what the run printed
+
+
+def tiny(*overrides: str) -> Config:
+    return load_config("smoke", None, (*TINY, *overrides))
+
+
+def go(run: Run, config: Config, progress: type[Progress] = Progress, **options: Any) -> Finished:
+    """Brings `run` up to date, as `python -m core run` does; `options` are those of `run_pipeline`."""
+    shown = io.StringIO()
+    with progress(Console(file=shown, width=200)) as bars:
+        manifest = run_pipeline(run, config, progress=bars, **options)
+    return Finished(run, config, manifest, shown.getvalue())
+
+
+@pytest.fixture(scope="session")
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """A finished run of `tiny()`. Read it, never write to it."""
+    return go(Run(tmp_path_factory.mktemp("runs") / "smoke"), tiny())
+
+
+@pytest.fixture
+def copied(smoke: Finished, tmp_path: Path) -> Run:
+    """A copy of the finished run that a test may change."""
+    return Run(shutil.copytree(smoke.run.path, tmp_path / "run"))
+
+
+def results(run: Run, *folders: str) -> dict[str, bytes]:
+    """The bytes of every result file by its path in the run: all that a resumed or repeated run must reproduce.
+
+    Not `run.json` and `log.jsonl` (they hold times) and not `models/` (compared where a test is about weights).
+    """
+    wanted = folders or ("examples", "predictions", "dynamics", "targets", "metrics.parquet", "selection.json")
+    files = [file for name in wanted for file in ((run.path / name), *(run.path / name).rglob("*")) if file.is_file()]
+    assert files
+    return {str(file.relative_to(run.path)): file.read_bytes() for file in sorted(files)}
+
+
+def log_lines(run: Run, **fields: Any) -> list[dict[str, Any]]:
+    """Lines of `log.jsonl` that have all of `fields`."""
+    lines = [json.loads(line) for line in (run.path / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [line for line in lines if fields.items() <= line.items()]
+
+
+def keys(manifest: dict[str, Any]) -> dict[str, str]:
+    return {name: record["key"] for name, record in manifest["jobs"].items()}
+
+
+def ran(run: Run, since: int = 0) -> list[str]:
+    """Names of the jobs that were run to their end, in order, after the first `since` of them."""
+    return [line["job"] for line in log_lines(run, event="done")][since:]
+
+
+def changed(before: dict[str, bytes], after: dict[str, bytes]) -> set[str]:
+    """Paths that are new, gone or different."""
+    return {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+
+
+def models_of(paths: Iterable[str]) -> set[str]:
+    """`predictions/mt-1/nli.parquet` -> `mt-1`."""
+    return {Path(path).parts[1] for path in paths if path.startswith(("predictions/", "dynamics/"))}

@@ -1,0 +1,251 @@
+"""The four task layers: SAN against the paper's equations in plain loops, the others against one product.
+
+Equations are those of 1901.11504, section 3; steps are numbered as the class's docstring has them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny import HEADS, TASKS
+from torch import Tensor
+
+from core.batching import Batch
+from core.heads import HEADS as TABLE
+from core.heads import LinearHead, RankingHead, SanHead, make_head
+from core.tasks import HEADS_OF_KIND, Task
+
+H = 6
+# float32 against float64 over a few hundred products of order 1.
+EXACT = 1e-5
+
+
+def san(steps: int, *, dropout: float = 0.0, step_dropout: float = 0.0, task: Task = TASKS["pair"]) -> SanHead:
+    torch.manual_seed(steps)
+    head = SanHead(task, H, dropout=dropout, steps=steps, step_dropout=step_dropout)
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.normal_(std=0.7)  # far from the uniform attention of a fresh head
+    return head
+
+
+def pairs(lengths: list[tuple[int, int]] = [(3, 4), (2, 1), (5, 2), (1, 6)], seed: int = 0) -> tuple[Tensor, Batch]:  # noqa: B006
+    """Random states of pairs with so many premise and hypothesis tokens, padded with garbage to the longest."""
+    generator = torch.Generator().manual_seed(seed)
+    n_tokens = max(a + b for a, b in lengths)
+    hidden_BTH = torch.randn(len(lengths), n_tokens, H, generator=generator)
+    position_T = torch.arange(n_tokens)
+    a_B1, end_B1 = (torch.tensor(x)[:, None] for x in ([a for a, _ in lengths], [a + b for a, b in lengths]))
+    inside_BT, is_a_BT = position_T < end_B1, position_T < a_B1
+    return hidden_BTH, Batch(torch.zeros_like(inside_BT).long(), is_a_BT, inside_BT & ~is_a_BT, inside_BT)
+
+
+# ---- SAN, naively --------------------------------------------------------------------------------------------------
+def softmax(scores: list[float]) -> list[float]:
+    top = max(scores)
+    total = sum(np.exp(score - top) for score in scores)
+    return [float(np.exp(score - top) / total) for score in scores]
+
+
+def mix(weights: list[float], states: list[np.ndarray]) -> np.ndarray:
+    return sum((w * state for w, state in zip(weights, states, strict=True)), np.zeros(H))
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-x))
+
+
+def gru(p: dict[str, np.ndarray], x: np.ndarray, s: np.ndarray) -> np.ndarray:
+    """Cho et al. 2014, gates in torch's order: reset, update, new."""
+    from_x = [p["gru.weight_ih"][i * H : (i + 1) * H] @ x + p["gru.bias_ih"][i * H : (i + 1) * H] for i in range(3)]
+    from_s = [p["gru.weight_hh"][i * H : (i + 1) * H] @ s + p["gru.bias_hh"][i * H : (i + 1) * H] for i in range(3)]
+    reset, update = sigmoid(from_x[0] + from_s[0]), sigmoid(from_x[1] + from_s[1])
+    new = np.tanh(from_x[2] + reset * from_s[2])
+    return (1 - update) * new + update * s
+
+
+def naive_steps(head: SanHead, hidden_BTH: Tensor, batch: Batch) -> list[list[list[float]]]:
+    """P^k of each example and step: examples x K x C."""
+    p = {name: value.detach().double().numpy() for name, value in head.named_parameters()}
+    answers = []
+    for states_TH, is_a_T, is_b_T in zip(hidden_BTH.double().numpy(), batch.is_a_BT, batch.is_b_BT, strict=True):
+        premise = [state for state, inside in zip(states_TH, is_a_T.tolist(), strict=True) if inside]
+        hypothesis = [state for state, inside in zip(states_TH, is_b_T.tolist(), strict=True) if inside]
+        s = mix(softmax([float(p["summary.weight"][0] @ m) for m in hypothesis]), hypothesis)
+        steps = []
+        for k in range(head.steps):
+            x = mix(softmax([float(m @ p["attention.weight"] @ s) for m in premise]), premise)
+            features = np.concatenate([s, x, np.abs(s - x), s * x])
+            steps.append(softmax((p["out.weight"] @ features + p["out.bias"]).tolist()))
+            if k + 1 < head.steps:
+                s = gru(p, x, s)
+        answers.append(steps)
+    return answers
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_san_is_the_naive_loop(steps: int) -> None:
+    head = san(steps, step_dropout=0.5).eval()
+    hidden_BTH, batch = pairs()
+    expected_BC = np.log(np.array(naive_steps(head, hidden_BTH, batch)).mean(axis=1))
+    got_BC = head(hidden_BTH, batch).detach().numpy()
+    np.testing.assert_allclose(got_BC, expected_BC, rtol=0, atol=EXACT)
+    assert np.ptp(expected_BC, axis=0).max() > 0.1  # examples differ, so the inputs are read
+
+
+def test_steps_reason_further() -> None:
+    """The naive loop would not notice steps that all give the first step's answer."""
+    head = san(5).eval()
+    per_step_BKC = np.array(naive_steps(head, *pairs()))
+    assert np.abs(np.diff(per_step_BKC, axis=1)).max() > 0.05
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+@pytest.mark.parametrize("training", [True, False])
+def test_san_gives_log_probabilities(steps: int, training: bool) -> None:
+    head = san(steps, dropout=0.3, step_dropout=0.5).train(training)
+    hidden_BTH, batch = pairs()
+    # Far-off states, too: a step may be certain, and its log-probabilities then reach -100 and beyond.
+    for scale in (1.0, 30.0):
+        log_probs_BC = head(scale * hidden_BTH, batch)
+        assert (log_probs_BC.shape, log_probs_BC.dtype) == ((4, 3), torch.float32)
+        torch.testing.assert_close(log_probs_BC.exp().sum(-1), torch.ones(4), rtol=0, atol=EXACT)
+
+
+def test_san_ignores_padding() -> None:
+    head = san(3).eval()
+    hidden_BTH, batch = pairs()
+    together_BC = head(hidden_BTH, batch)
+    garbage_BTH = torch.where(batch.mask_BT[..., None], hidden_BTH, 1e4 * torch.randn(hidden_BTH.shape))
+    torch.testing.assert_close(head(garbage_BTH, batch), together_BC, rtol=0, atol=EXACT)
+    for i, n_tokens in enumerate(batch.mask_BT.sum(-1).tolist()):
+        alone = Batch(*(x[i : i + 1, :n_tokens] for x in batch))
+        torch.testing.assert_close(
+            head(hidden_BTH[i : i + 1, :n_tokens], alone), together_BC[i : i + 1], rtol=0, atol=EXACT
+        )
+    assert not batch.mask_BT.all()
+
+
+def test_san_has_finite_gradients_in_training_with_padding() -> None:
+    """Masked entries are -inf before a softmax, which makes nan gradients where a whole row is masked."""
+    head = san(5, dropout=0.2, step_dropout=0.9).train()
+    hidden_BTH, batch = pairs()
+    hidden_BTH.requires_grad_()
+    head(hidden_BTH, batch)[:, 0].sum().backward()
+    assert hidden_BTH.grad is not None
+    assert hidden_BTH.grad.isfinite().all()
+    assert (hidden_BTH.grad[~batch.mask_BT] == 0).all()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in head.parameters())
+
+
+def test_san_computes_in_float32_under_autocast() -> None:
+    head = san(2).eval()
+    hidden_BTH, batch = pairs()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got_BC = head(hidden_BTH.bfloat16(), batch)
+    assert got_BC.dtype == torch.float32
+    assert torch.equal(got_BC, head(hidden_BTH.bfloat16().float(), batch))
+
+
+# ---- stochastic prediction dropout ---------------------------------------------------------------------------------
+def test_in_training_the_answer_is_the_mean_over_the_kept_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    head = san(5, step_dropout=0.5).train()
+    hidden_BTH, batch = pairs()
+    torch.manual_seed(0)
+    kept_BK = head._kept_steps(4, torch.device("cpu"))
+    assert kept_BK is not None
+    assert 4 < int(kept_BK.sum()) < 20
+    torch.manual_seed(0)
+    got_BC = head(hidden_BTH, batch).detach().numpy()
+    per_step_BKC = np.array(naive_steps(head, hidden_BTH, batch))
+    for got_C, steps_KC, kept_K in zip(got_BC, per_step_BKC, kept_BK.numpy(), strict=True):
+        np.testing.assert_allclose(got_C, np.log(steps_KC[kept_K].mean(axis=0)), rtol=0, atol=EXACT)
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.95])
+def test_at_least_one_step_stays_and_the_others_with_their_probability(p: float) -> None:
+    n, k = 100_000, 5
+    torch.manual_seed(0)
+    kept_BK = san(k, step_dropout=p).train()._kept_steps(n, torch.device("cpu"))
+    assert kept_BK is not None
+    per_row_B = kept_BK.sum(-1)
+    assert int(per_row_B.min()) == 1 if p > 0.1 else int(per_row_B.min()) >= 1
+    # k draws stay with 1 - p each; where all k would go (p^k), one stays.
+    expected = k * (1 - p) + p**k
+    assert abs(float(per_row_B.double().mean()) - expected) < 5 * (k / 4 / n) ** 0.5  # 5 standard errors, at most
+    # No step is favoured.
+    share_K = kept_BK.double().mean(0)
+    assert float(share_K.max() - share_K.min()) < 7 * (0.25 / n) ** 0.5
+
+
+@pytest.mark.parametrize(
+    ("training", "settings"),
+    [
+        (False, {"steps": 5, "step_dropout": 0.5}),
+        (True, {"steps": 5, "step_dropout": 0.0}),
+        (True, {"steps": 1, "step_dropout": 0.5}),
+    ],
+)
+def test_nothing_is_dropped_in_eval_at_0_and_with_one_step(training: bool, settings: dict[str, Any]) -> None:
+    head = san(**settings).train(training)
+    hidden_BTH, batch = pairs()
+    assert torch.equal(head(hidden_BTH, batch), head(hidden_BTH, batch))
+
+
+# ---- the plain heads -----------------------------------------------------------------------------------------------
+def test_linear_is_a_product_with_the_first_token() -> None:
+    torch.manual_seed(0)
+    head = LinearHead(TASKS["topic"], H, dropout=0.5).eval()
+    hidden_BTH, batch = pairs()
+    expected_BC = hidden_BTH[:, 0] @ head.out.weight.T + head.out.bias
+    torch.testing.assert_close(head(hidden_BTH, batch), expected_BC, rtol=0, atol=1e-6)
+    assert expected_BC.shape == (4, 3)
+
+
+def test_ranking_makes_a_questions_candidates_its_logits() -> None:
+    torch.manual_seed(0)
+    head = RankingHead(TASKS["order"], H, dropout=0.0).eval()
+    hidden_RTH, batch = pairs([(3, 2)] * 6)  # two questions of three candidates
+    logits_BC = head(hidden_RTH, batch)
+    assert logits_BC.shape == (2, 3)
+    for question in range(2):
+        for candidate in range(3):
+            relevance = hidden_RTH[3 * question + candidate, 0] @ head.out.weight[0] + head.out.bias[0]
+            assert float(logits_BC[question, candidate]) == pytest.approx(float(relevance), abs=1e-6)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 5.0), (-1.0, 1.0), (10.0, 30.0)])
+def test_similarity_starts_at_the_middle_of_the_scale(low: float, high: float) -> None:
+    task = Task(name="score", kind="regression", head="similarity", metrics=("pearson",), score_range=(low, high))
+    head = make_head(task, H, **HEADS).eval()
+    hidden_BTH, batch = pairs()
+    values_B1 = head(0 * hidden_BTH, batch)
+    assert values_B1.shape == (4, 1)
+    assert values_B1[:, 0].tolist() == [(low + high) / 2] * 4
+    assert head(hidden_BTH, batch).std() > 0
+
+
+def test_dropout_comes_before_the_product() -> None:
+    head = LinearHead(TASKS["topic"], H, dropout=0.5).train()
+    hidden_BTH, batch = pairs()
+    assert not torch.equal(head(hidden_BTH, batch), head(hidden_BTH, batch))
+
+
+# ---- the table -----------------------------------------------------------------------------------------------------
+def test_every_head_of_a_task_row_has_a_class() -> None:
+    assert set(TABLE) == {head for heads in HEADS_OF_KIND.values() for head in heads}
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_make_head_reads_the_task_row(name: str) -> None:
+    task = TASKS[name]
+    head = make_head(task, H, **{**HEADS, "san_steps": 4, "san_step_dropout": 0.25})
+    assert type(head) is TABLE[task.head]
+    if isinstance(head, SanHead):
+        assert (head.steps, head.step_dropout) == (4, 0.25)
+    width = 3 if task.kind == "ranking" else 1  # sequences an example
+    hidden_RTH, batch = pairs([(3, 2)] * 2 * width)
+    assert head(hidden_RTH, batch).shape == (2, task.n_outputs)
