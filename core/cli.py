@@ -88,13 +88,16 @@ def run(
             render_cost(target, resolved, console)
             return
         with Progress(console) as progress:
-            run_pipeline(target, resolved, first_stage=from_, only_stage=only, update=update, progress=progress)
-        if (out / "metrics.parquet").exists():
+            manifest = run_pipeline(
+                target, resolved, first_stage=from_, only_stage=only, update=update, progress=progress
+            )
+        if "evaluate" in manifest["jobs"]:
             console.print()
             render_report(build_report(target), console)
-        console.print(
-            f"\nNext: python -m core report {out} --full, or look at {out}/ (README, 'Run directory')", markup=False
-        )
+            following = f"python -m core report {out} --full, or look at {out}/ (README, 'Run directory')"
+        else:
+            following = f"python -m core run --out {out}, for what comes after stage '{only}'"
+        console.print(f"\nNext: {following}", markup=False)
 
 
 @app.command()

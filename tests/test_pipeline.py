@@ -111,7 +111,11 @@ def test_metrics_cover_every_model_task_and_split_once(smoke: Finished) -> None:
                     {"mse", "pearson", "spearman"} if task == "similarity" else {"accuracy", "nll", "brier", "ece"}
                 )
                 assert expected <= set(metrics)
-    assert all(np.isfinite([row["value"], row["ci_low"], row["ci_high"]]).all() for row in rows)
+    assert all(np.isfinite(row["value"]) for row in rows)
+    for row in rows:
+        # Intervals belong to the reported split; elsewhere nobody reads them.
+        has_interval = row["ci_low"] is not None and row["ci_low"] <= row["ci_high"]
+        assert has_interval == (row["split"] == "test")
     assert {row["n"] for row in rows if row["split"] == "test"} == {48}
     seeds = {row["model"]: row["seed"] for row in rows}
     assert (seeds["mt-1"], seeds["st-kd-s1"], seeds["st-hard-s0"], seeds["ens-mean_probs"]) == (0, 1, 0, None)
@@ -185,9 +189,7 @@ def test_only_redoes_one_stage_and_needs_its_inputs(copied: Run) -> None:
     go(copied, tiny(), only_stage="evaluate")
     assert ran(copied, n_ran) == ["evaluate"]
     assert results(copied) == before
-    with pytest.raises(
-        ValueError, match="'st-kd-s0' .stage 'distill'. is not up to date. Run --from distill, or without"
-    ):
+    with pytest.raises(ValueError, match=r"'st-kd-s0' \(stage 'distill'\) is not up to date\. Run --from distill, or"):
         go(copied, tiny("distill.alpha=0.9"), only_stage="evaluate", update=True)
     with pytest.raises(ValueError, match="stage 'distil' is not known, expected one of prepare, multitask"):
         go(copied, tiny(), only_stage="distil")
@@ -304,7 +306,7 @@ def test_changed_source_files_are_noticed(tmp_path: Path) -> None:
     run = go(Run(tmp_path / "run"), config).run
     assert go(run, config).shown.count("up to date") == len(STAGES)
     (tmp_path / "train.csv").write_text("text_a,label\n" + rows + "good,a\n", encoding="utf-8")
-    with pytest.raises(ValueError, match="the source files or the code have changed.* finished jobs: prepare, mt-1"):
+    with pytest.raises(ValueError, match=r"the source files or the code have changed.* finished jobs: prepare, mt-1"):
         go(run, config)
     # The finished run is readable without the files that it was made from.
     own.unlink()

@@ -142,7 +142,7 @@ def test_missing_files_say_which_stage_makes_them(run: Run) -> None:
 
 # ---- the manifest ---------------------------------------------------------------------------------------------------
 def test_only_manifests_of_this_schema_are_read(run: Run) -> None:
-    with pytest.raises(ValueError, match=r"is not a run directory: it has no run\.json\. Make one with `python -m core"):
+    with pytest.raises(ValueError, match=r"is not a run directory: it has no run\.json\. Make one with `python"):
         run.manifest()
     assert not run.exists()
     run.write_manifest({"schema_version": SCHEMA_VERSION, "jobs": {}})

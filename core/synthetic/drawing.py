@@ -1,6 +1,6 @@
 """Random clauses, reviews and questions, from a named stream of uniform numbers.
 
-Everything here is grammatical and sensible (a taste for a soup, a manner for a waiter); `spoiling` breaks it on purpose.
+Everything here is grammatical and sensible (a taste for a soup, a manner for a waiter); `spoiling` breaks that.
 Only uniform draws are taken from numpy, turned into choices by own code: `Generator.choice` and `shuffle` may change
 their streams between numpy versions, and the suite has to be the same everywhere (a golden digest holds it).
 """

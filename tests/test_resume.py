@@ -1,0 +1,177 @@
+"""A run that is killed at any moment ends in the same bytes as one that is left alone, and leaves nobody behind.
+
+One run is killed in the middle of a member, a teacher and a student, twice with its workers (SIGKILL to the group) and
+once alone, so that its workers are orphans; then it is brought to its end and compared with an undisturbed one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import changed, go, log_lines, results, tiny
+
+from core.presets import load_config
+from core.store import Run
+from core.workers import WATCH_EVERY_SECONDS
+
+ROOT = Path(__file__).resolve().parents[1]
+# Small batches: a job of a hundred steps has several looks, and a checkpoint at each of them.
+LONG = (
+    *("data.tasks=[sentiment,nli,similarity]", "data.teacher_tasks=[nli]", "data.n_train=320"),
+    *("multitask.dropouts=[0.1,0.2]", "multitask.batch_size=8", "multitask.epochs=2"),
+    *("finetune.batch_size=4", "finetune.epochs=4", "distill.batch_size=8", "distill.epochs=2", "distill.seeds=1"),
+    "runtime.checkpoint_seconds=0",
+)
+LONG_ENOUGH = 120.0  # seconds until a hang is called a hang; nothing here takes 20
+
+
+def start(run: Run, *overrides: str) -> subprocess.Popen[bytes]:
+    """`python -m core run` in a process group of its own."""
+    config = tiny(*LONG, *overrides)
+    file = run.path.with_suffix(".yaml")
+    file.write_text(json.dumps(config.model_dump(mode="json")), encoding="utf-8")
+    assert load_config(None, file) == config
+    command = [sys.executable, "-m", "core", "run", "--config", str(file), "--out", str(run.path)]
+    environment = {**os.environ, "DARKROOM_MARK": str(run.path)}
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, **quiet)
+
+
+def wait_for(run: Run, child: subprocess.Popen[bytes], job: str) -> None:
+    """Until `job` is in the middle: it has a checkpoint and reported again since the present process began."""
+    started = time.time()
+    while time.time() - started < LONG_ENOUGH:
+        assert child.poll() is None, f"the run ended before '{job}' could be killed"
+        if (run.path / "log.jsonl").exists():
+            whole = (run.path / "log.jsonl").read_text(encoding="utf-8").rpartition("\n")[0]
+            lines = [json.loads(line) for line in whole.splitlines()]
+            fresh = [
+                line for line in lines if line.get("job") == job and line["event"] == "progress" and "loss" in line
+            ]
+            if len(fresh) >= 2 and list(run.model_dir(job).glob("checkpoint-*.safetensors")):
+                return
+        time.sleep(0.01)
+    raise AssertionError(f"'{job}' did not start in {LONG_ENOUGH} s")
+
+
+def processes_of(run: Run) -> list[int]:
+    """Processes that carry the mark of this run in their environment: the run and all that it started."""
+    mark = f"DARKROOM_MARK={run.path}".encode()
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                if (
+                    mark in (entry / "environ").read_bytes().split(b"\0")
+                    and b") Z " not in (entry / "stat").read_bytes()
+                ):
+                    found.append(int(entry.name))
+            except (OSError, PermissionError):
+                continue
+    return found
+
+
+def steps_of(run: Run, job: str) -> list[tuple[int, int]]:
+    """(epoch, step) of every progress line of a job, in the order in which they were written."""
+    lines = log_lines(run, event="progress", job=job)
+    return [(line["epoch"], line["step"]) for line in lines if "step" in line]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return go(Run(tmp_path_factory.mktemp("resume") / "undisturbed"), tiny(*LONG)).run
+
+
+def test_killed_and_resumed_is_the_same_run(tmp_path: Path, undisturbed: Run) -> None:
+    run = Run(tmp_path / "killed")
+
+    # A member, with workers; the whole group at once, as when a machine goes down.
+    child = start(run, "runtime.workers=2")
+    wait_for(run, child, "mt-1")
+    assert len(processes_of(run)) >= 3
+    os.killpg(child.pid, signal.SIGKILL)
+    child.wait(LONG_ENOUGH)
+    assert "mt-1" not in run.manifest()["jobs"]
+
+    # A teacher, in one process.
+    teacher = "ft-1-nli"
+    child = start(run)
+    wait_for(run, child, teacher)
+    os.killpg(child.pid, signal.SIGKILL)
+    child.wait(LONG_ENOUGH)
+    assert {"mt-1", "mt-2", "select"} <= run.manifest()["jobs"].keys()
+    assert teacher not in run.manifest()["jobs"]
+
+    # A student, with workers, and only the parent: its orphans must end by themselves.
+    child = start(run, "runtime.workers=2")
+    wait_for(run, child, "st-kd-s0")
+    assert len(processes_of(run)) >= 3
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait(LONG_ENOUGH)
+    assert "st-kd-s0" not in run.manifest()["jobs"]
+    deadline = time.monotonic() + 20 * WATCH_EVERY_SECONDS  # they look twice a second; the machine may be busy
+    while processes_of(run) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert processes_of(run) == []
+
+    go(run, tiny(*LONG))
+    for job in ("mt-1", teacher, "st-kd-s0"):
+        steps, whole = steps_of(run, job), steps_of(undisturbed, job)
+        # It went on from a checkpoint: no step of the beginning was reported twice, and the rest was done.
+        assert set(steps) == set(whole)
+        assert steps.count(whole[0]) == 1, f"'{job}' began anew"
+    assert changed(results(undisturbed), results(run)) == set()
+    assert changed(results(undisturbed, "models"), results(run, "models")) == set()
+    assert not [path for path in (run.path / "models").rglob("*checkpoint*")]
+
+
+def test_a_finished_training_without_predictions_only_predicts(
+    tmp_path: Path, undisturbed: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from core.stages import training
+
+    run = Run(tmp_path / "run")
+    wanted = results(undisturbed)
+    original = training._store_predictions
+
+    def stopped(context: Any, *arguments: Any) -> None:
+        if context.job.name == "st-hard-s0":
+            raise KeyboardInterrupt
+        original(context, *arguments)
+
+    monkeypatch.setattr(training, "_store_predictions", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        go(run, tiny(*LONG))
+    monkeypatch.undo()
+    assert log_lines(run, event="stopped")
+    n_lines = len(log_lines(run, event="progress", job="st-hard-s0"))
+    assert n_lines > 0
+    go(run, tiny(*LONG))
+    assert len(log_lines(run, event="progress", job="st-hard-s0")) == n_lines  # not one more step was trained
+    assert changed(wanted, results(run)) == set()
+
+
+def test_a_diverged_training_stops_the_run_and_names_the_examples(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    short = ("data.tasks=[sentiment]", "multitask.dropouts=[0.1]", "select.top_k=1", "distill.seeds=1")
+    hot = (*short, "finetune.lr=1e30", "finetune.batch_size=4", "finetune.clip_norm=1e30")
+    with pytest.raises(
+        FloatingPointError, match=r"task 'sentiment', examples 'sentiment/train/\d{7}'.* Lower the"
+    ) as no:
+        go(run, tiny(*hot))
+    assert "step" in str(no.value)
+    assert "epoch 0" in str(no.value)
+    [line] = log_lines(run, event="stopped")
+    assert line["error"].startswith("FloatingPointError: the loss of epoch 0")
+    # What was good stays, and a cooler teacher goes on from it.
+    members = run.manifest()["jobs"]["mt-1"]
+    go(run, tiny(*short))
+    assert run.manifest()["jobs"]["mt-1"] == members
