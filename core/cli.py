@@ -6,6 +6,7 @@ answer at once.
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -129,6 +130,7 @@ def report(
     run: RunArgument,
     as_json: Annotated[bool, typer.Option("--json", help="all numbers as JSON on standard output")] = False,
     full: Annotated[bool, typer.Option("--full", help="calibration and accuracy too")] = False,
+    svg: Annotated[Path | None, typer.Option(help="write the table as a picture to this file instead")] = None,
 ) -> None:
     """The results table of a run."""
     console = _console()
@@ -136,6 +138,11 @@ def report(
         built = build_report(Run(run))
         if as_json:
             sys.stdout.write(json.dumps(built, indent=1) + "\n")
+        elif svg is not None:
+            canvas = Console(width=WIDTH_WITHOUT_TERMINAL, record=True, file=io.StringIO())
+            render_report(built, canvas, full=full)
+            svg.write_text(canvas.export_svg(title=f"python -m core report {run}"), encoding="utf-8")
+            console.print(f"{svg} written")
         else:
             render_report(built, console, full=full)
 

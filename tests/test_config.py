@@ -130,6 +130,8 @@ def test_where_the_data_is_implies_the_source(tasks_file: Path) -> None:
     config = load_config("smoke", None, (), tasks_file)
     assert (config.data.source, config.data.tasks) == ("files", ("toxicity", "stars"))
     assert [task.has_teacher for task in resolve_tasks(config).values()] == [True, False]
+    assert config.evaluate.split == "dev"  # there is no test file to report
+    assert load_config("smoke", None, ["evaluate.split=test"], tasks_file).evaluate.split == "test"
     # The GLUE presets name their teacher tasks, which an own file does not have.
     assert load_config("glue-small", None, (), tasks_file).data.teacher_tasks is None
 

@@ -155,6 +155,9 @@ def test_another_alpha_is_refused_and_redone_on_demand(copied: Run) -> None:
     assert {name for name in different if not name.startswith(("predictions", "dynamics"))} == {"metrics.parquet"}
     assert updated.manifest["config"]["distill"]["alpha"] == 0.9
     assert go(copied, tiny("distill.alpha=0.9")).shown.count("up to date") == len(STAGES)
+    # And back: the models in place of which these were trained have left no trace.
+    go(copied, tiny(), update=True)
+    assert results(copied) == before
 
 
 def test_more_seeds_extend_and_fewer_are_refused(copied: Run) -> None:

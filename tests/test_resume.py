@@ -1,7 +1,7 @@
 """A run that is killed at any moment ends in the same bytes as one that is left alone, and leaves nobody behind.
 
-One run is killed in the middle of a member, a teacher and a student, twice with its workers (SIGKILL to the group) and
-once alone, so that its workers are orphans; then it is brought to its end and compared with an undisturbed one.
+One run is killed in the middle of a member and a teacher (SIGKILL to its whole process group) and of a student (to the
+parent alone, which leaves its workers orphans); then it is brought to its end and compared with an undisturbed one.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import pytest
 from conftest import changed, go, log_lines, results, tiny
 
 from core.presets import load_config
+from core.stages import training
 from core.store import Run
 from core.workers import WATCH_EVERY_SECONDS
 
@@ -27,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LONG = (
     *("data.tasks=[sentiment,nli,similarity]", "data.teacher_tasks=[nli]", "data.n_train=320"),
     *("multitask.dropouts=[0.1,0.2]", "multitask.batch_size=8", "multitask.epochs=2"),
-    *("finetune.batch_size=4", "finetune.epochs=4", "distill.batch_size=8", "distill.epochs=2", "distill.seeds=1"),
+    *("finetune.batch_size=4", "finetune.epochs=3", "distill.batch_size=8", "distill.epochs=2", "distill.seeds=1"),
     "runtime.checkpoint_seconds=0",
 )
 LONG_ENOUGH = 120.0  # seconds until a hang is called a hang; nothing here takes 20
@@ -93,27 +94,19 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Run:
 def test_killed_and_resumed_is_the_same_run(tmp_path: Path, undisturbed: Run) -> None:
     run = Run(tmp_path / "killed")
 
-    # A member, with workers; the whole group at once, as when a machine goes down.
-    child = start(run, "runtime.workers=2")
-    wait_for(run, child, "mt-1")
-    assert len(processes_of(run)) >= 3
-    os.killpg(child.pid, signal.SIGKILL)
-    child.wait(LONG_ENOUGH)
-    assert "mt-1" not in run.manifest()["jobs"]
-
-    # A teacher, in one process.
-    teacher = "ft-1-nli"
-    child = start(run)
-    wait_for(run, child, teacher)
-    os.killpg(child.pid, signal.SIGKILL)
-    child.wait(LONG_ENOUGH)
+    for job in ("mt-1", "ft-1-nli"):
+        child = start(run)
+        wait_for(run, child, job)
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait(LONG_ENOUGH)
+        assert job not in run.manifest()["jobs"]
+        assert processes_of(run) == []
     assert {"mt-1", "mt-2", "select"} <= run.manifest()["jobs"].keys()
-    assert teacher not in run.manifest()["jobs"]
 
-    # A student, with workers, and only the parent: its orphans must end by themselves.
+    # Only the parent: its orphans must end by themselves.
     child = start(run, "runtime.workers=2")
     wait_for(run, child, "st-kd-s0")
-    assert len(processes_of(run)) >= 3
+    assert len(processes_of(run)) >= 3  # the parent and two workers
     os.kill(child.pid, signal.SIGKILL)
     child.wait(LONG_ENOUGH)
     assert "st-kd-s0" not in run.manifest()["jobs"]
@@ -123,40 +116,35 @@ def test_killed_and_resumed_is_the_same_run(tmp_path: Path, undisturbed: Run) ->
     assert processes_of(run) == []
 
     go(run, tiny(*LONG))
-    for job in ("mt-1", teacher, "st-kd-s0"):
+    for job in ("mt-1", "ft-1-nli", "st-kd-s0"):
         steps, whole = steps_of(run, job), steps_of(undisturbed, job)
         # It went on from a checkpoint: no step of the beginning was reported twice, and the rest was done.
         assert set(steps) == set(whole)
         assert steps.count(whole[0]) == 1, f"'{job}' began anew"
     assert changed(results(undisturbed), results(run)) == set()
     assert changed(results(undisturbed, "models"), results(run, "models")) == set()
-    assert not [path for path in (run.path / "models").rglob("*checkpoint*")]
+    assert not list((run.path / "models").rglob("*checkpoint*"))
 
 
-def test_a_finished_training_without_predictions_only_predicts(
-    tmp_path: Path, undisturbed: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from core.stages import training
-
-    run = Run(tmp_path / "run")
-    wanted = results(undisturbed)
+def test_a_finished_training_without_predictions_only_predicts(copied: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = results(copied)
     original = training._store_predictions
 
     def stopped(context: Any, *arguments: Any) -> None:
-        if context.job.name == "st-hard-s0":
+        if context.job.name == "st-kd-s0":
             raise KeyboardInterrupt
         original(context, *arguments)
 
     monkeypatch.setattr(training, "_store_predictions", stopped)
     with pytest.raises(KeyboardInterrupt):
-        go(run, tiny(*LONG))
+        go(copied, tiny(), first_stage="distill")
     monkeypatch.undo()
-    assert log_lines(run, event="stopped")
-    n_lines = len(log_lines(run, event="progress", job="st-hard-s0"))
+    assert log_lines(copied, event="stopped")
+    n_lines = len(log_lines(copied, event="progress", job="st-kd-s0"))
     assert n_lines > 0
-    go(run, tiny(*LONG))
-    assert len(log_lines(run, event="progress", job="st-hard-s0")) == n_lines  # not one more step was trained
-    assert changed(wanted, results(run)) == set()
+    go(copied, tiny())
+    assert len(log_lines(copied, event="progress", job="st-kd-s0")) == n_lines  # not one more step was trained
+    assert changed(wanted, results(copied)) == set()
 
 
 def test_a_diverged_training_stops_the_run_and_names_the_examples(tmp_path: Path) -> None:

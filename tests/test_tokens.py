@@ -32,7 +32,7 @@ from core.tokens import (
     tokenizer_spec,
 )
 
-WORDS = "the old film is good but that new book was bad".split()
+WORDS = ["the", "old", "film", "is", "good", "but", "that", "new", "book", "was", "bad"]
 CONFIG = Config.model_validate({"model": {"tokenizer": "word", "max_length": 16}})
 ENCODER = "random:bert(layers=1,hidden=32,heads=2)"
 
@@ -235,14 +235,14 @@ def test_a_folder_is_copied_into_the_run(make: Any, tmp_path: Path) -> None:
 # ---- errors --------------------------------------------------------------------------------------------------------
 def test_a_fresh_encoder_needs_a_tokenizer() -> None:
     without = Config.model_validate({"model": {"tokenizer": None}})
-    with pytest.raises(ValueError, match="is fresh and has no tokenizer; set model.tokenizer to 'word'"):
+    with pytest.raises(ValueError, match=r"is fresh and has no tokenizer; set model\.tokenizer to 'word'"):
         tokenizer_spec(without, ENCODER)
     assert tokenizer_spec(without, "some/encoder") == "some/encoder"
     assert tokenizer_spec(CONFIG, "some/encoder") == "word"
 
 
 def test_unusable_tokenizers_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no tokenizer at '/no/such/folder'.*Give model.tokenizer a folder"):
+    with pytest.raises(ValueError, match=r"no tokenizer at '/no/such/folder'.*Give model\.tokenizer a folder"):
         load_tokenizer("/no/such/folder")
     bare = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"a": 0}, unk_token="a")))
     bare.save_pretrained(tmp_path)
@@ -285,7 +285,6 @@ def test_the_cache_is_made_once_and_mapped(run: Run, monkeypatch: pytest.MonkeyP
 
 
 def test_a_write_to_the_arrays_does_not_reach_the_file(run: Run) -> None:
-    before = files_of(run)
     tokens = get(run)
     before = files_of(run)
     tokens.ids[0] = 77

@@ -20,7 +20,7 @@ from core.metrics import evaluate
 from core.model import MultiTaskModel, load_model, save_model
 from core.predict import predict
 from core.stages.context import EVALUATION_SPLITS, Context, read_gold
-from core.store import Predictions
+from core.store import Predictions, read_json
 from core.tokens import load_tokenizer, tokenizer_dir, tokenizer_spec
 from core.train import TaskLoss, train_model
 
@@ -131,19 +131,19 @@ def train_and_store(
         save_model(model, folder, tokenizer=tokenizer, about=about)
     for task_name, data in datas.items():
         _store_predictions(context, model, task_name, data, splits, device)
-    # With a dot in front: a checkpoint whose writer was killed.
-    for leftover in folder.glob("*checkpoint-*"):
+    # With a dot in front: what a killed writer left, ours (`.checkpoint-...`) or safetensors' own (`.tmp...`).
+    for leftover in (*folder.glob("*checkpoint-*"), *folder.rglob(".tmp*")):
         leftover.unlink()
     return {"device": device.reason, "parameters": sum(p.numel() for p in model.parameters())}
 
 
 def _finished(context: Context) -> MultiTaskModel | None:
     """The model of this very job, when its training ended and only predictions are missing."""
-    folder = context.run.model_dir(context.job.name)
-    if not (folder / "model.json").exists():
+    about = context.run.model_dir(context.job.name) / "model.json"
+    # The key first: loading a model of another config would draw from the generator that this training starts with.
+    if not about.exists() or read_json(about)["key"] != context.job.key:
         return None
-    model, about = load_model(folder, context.tasks)
-    return model if about["key"] == context.job.key else None
+    return load_model(about.parent, context.tasks)[0]
 
 
 def _store_predictions(
