@@ -73,6 +73,7 @@ def run_pipeline(
                 for job in todo:
                     shutil.rmtree(run.model_dir(job.name), ignore_errors=True)
             if workers is None:
+                run.remove_leftovers()
                 workers = stack.enter_context(_start_workers(config, tasks, progress))
             # Members whose weights were deleted train again before the teachers that start from them.
             for batch in (_jobs_with_lost_weights(run, jobs, todo), todo):

@@ -117,6 +117,12 @@ class Run:
             )
         return manifest
 
+    def remove_leftovers(self) -> None:
+        """Half-written files of killed writers: our own temporary names, and those of safetensors. A checkpoint of a
+        large model is gigabytes. One run at a time writes to a run directory, so nobody is writing them now."""
+        for leftover in (*self.path.rglob(".*.tmp"), *self.path.rglob(".tmp*")):
+            leftover.unlink(missing_ok=True)
+
     def write_manifest(self, manifest: dict[str, Any]) -> None:
         write_json(self.manifest_path, manifest)
 

@@ -77,6 +77,7 @@ def test_the_order_is_a_function_of_seed_names_and_epoch() -> None:
     for other in others:
         assert other != first
         assert {rows for _, rows in other} != {rows for _, rows in first}  # not the same batches in another order
+        assert [task for task, _ in other] != [task for task, _ in first]  # not other batches at the same places
 
 
 def test_another_task_does_not_change_a_tasks_own_batches() -> None:
@@ -87,6 +88,12 @@ def test_another_task_does_not_change_a_tasks_own_batches() -> None:
     more = {"extra": extra, **alone}
     for name in alone:
         assert sorted(rows_of(steps_of(alone), name)) == sorted(rows_of(steps_of(more), name))
+
+
+def test_tasks_of_one_size_are_not_in_step() -> None:
+    one = random_data(TASKS["topic"], 100)
+    steps = steps_of({"a": one, "b": one})
+    assert sorted(rows_of(steps, "a")) != sorted(rows_of(steps, "b"))
 
 
 def test_batches_do_not_come_in_the_order_of_their_length() -> None:

@@ -133,6 +133,33 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     assert "run.json is not valid JSON" in refused("status", tmp_path)
 
 
+def test_a_dry_run_writes_nothing(tmp_path: Path, smoke: Finished) -> None:
+    result = call("run", "--preset", "smoke", "--out", tmp_path / "run", *SETS, "--dry-run")
+    assert result.exit_code == 0, result.output
+    assert all(stage in result.stdout for stage in STAGES)
+    assert not (tmp_path / "run").exists()
+    before = {path: path.stat().st_mtime_ns for path in smoke.run.path.rglob("*")}
+    result = call("run", "--out", smoke.run.path, "--set", "distill.alpha=0.9", "--dry-run")
+    assert result.exit_code == 0, result.output
+    assert "up to date" in result.stdout
+    assert {path: path.stat().st_mtime_ns for path in smoke.run.path.rglob("*")} == before
+
+
+def test_a_stop_by_hand_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("core.cli.run_pipeline", stopped)
+    result = call("run", "--preset", "smoke", "--out", tmp_path / "run")
+    assert result.exit_code == 130
+    assert "stopped; the same command goes on from the last checkpoint" in result.stderr
+
+
+def test_a_traceback_on_demand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DARKROOM_TRACEBACK", "1")
+    assert isinstance(call("status", tmp_path).exception, ValueError)
+
+
 def test_what_typer_says_itself() -> None:
     assert call().exit_code == 2
     assert "Missing option '--out'" in call("run").stderr
@@ -168,6 +195,14 @@ def test_report_as_table_and_json(smoke: Finished) -> None:
     result = call("report", smoke.run.path, "--json")
     assert result.exit_code == 0
     assert json.loads(result.stdout) == json.loads(json.dumps(build_report(smoke.run)))
+
+
+def test_report_as_a_picture(smoke: Finished, tmp_path: Path) -> None:
+    result = call("report", smoke.run.path, "--svg", tmp_path / "table.svg")
+    assert result.exit_code == 0, result.output
+    picture = (tmp_path / "table.svg").read_text(encoding="utf-8")
+    assert picture.startswith("<svg")
+    assert "sentiment" in picture
 
 
 # ---- predict --------------------------------------------------------------------------------------------------------

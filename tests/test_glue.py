@@ -22,10 +22,10 @@ from core.store import Run, read_json
 from core.tasks import GLUE
 
 CUT = (
-    *("data.max_train=200", "data.max_eval=60", "evaluate.resamples=100", "runtime.workers=1", "model.max_length=64"),
+    *("data.max_train=200", "data.max_eval=60", "evaluate.resamples=100", "model.max_length=64"),
     *("multitask.encoders=['random:bert(layers=1,hidden=32,heads=2)']", "multitask.seeds=[0]"),
     *("multitask.dropouts=[0.1,0.2]", "multitask.epochs=1", "select.top_k=2", "finetune.epochs=1"),
-    *("distill.epochs=1", "distill.seeds=1"),
+    *("distill.epochs=1", "distill.seeds=1", "runtime.workers=1", "runtime.device=cpu"),
 )
 
 

@@ -32,7 +32,7 @@ from core.train import train_model
 
 TASK = SUITE["sentiment"]  # five classes: dark knowledge needs at least three
 N_TRAIN, N_TEST = 8000, 2000
-TRAIN = TrainConfig(epochs=6, lr=3e-3, batch_size=64, eval_every_epochs=0, dynamics=False)
+TRAIN = TrainConfig(epochs=8, lr=3e-3, warmup_frac=0.2, batch_size=64, eval_every_epochs=0, dynamics=False)
 
 
 class Suite(NamedTuple):
@@ -113,24 +113,24 @@ def test_a_student_of_the_true_posterior_approaches_bayes(suite_data: Suite) -> 
     bayes = float(p_NC.max(-1).mean())
     by_truth, by_labels = taught(suite_data, by_truth=True), taught(suite_data, by_truth=False)
     few = taught(suite_data, by_truth=True, n_train=1000)
-    print(f"bayes {bayes:.3f} truth {by_truth} labels {by_labels} few {few}")
 
     # The interesting case: labels are uncertain, and guessing the most frequent class is far below.
     assert 0.5 < bayes < 0.8
     assert p_NC.mean(0).max() < 0.3
 
-    # Measured for seeds 0 and 1: 0.606 and 0.592 of Bayes' 0.638, with KL 0.076 and 0.099; from labels 0.534 and
-    # 0.540, KL 0.248 and 0.228. Margins are about twice the gap of the worse seed; no student can pass Bayes.
-    assert bayes - 0.08 < by_truth.accuracy <= bayes
-    assert by_truth.kl < 0.16
+    # Margins are about half of, or twice, what seeds 0 to 3 give: another machine's rounding is like another seed.
+    # Measured: 0.601 to 0.615 of Bayes' 0.638, KL 0.057 to 0.087. No student can pass Bayes.
+    assert bayes - 0.07 < by_truth.accuracy <= bayes
+    assert by_truth.kl < 0.15
 
-    # One drawn label says less than the posterior that it was drawn from, with all else equal.
-    assert by_truth.accuracy > by_labels.accuracy + 0.02
+    # One drawn label says less than the posterior that it was drawn from, with all else equal. Measured, seeds 0 to 2:
+    # 0.549 to 0.554 and KL 0.207 to 0.221, so a gap of 0.054 to 0.061 and a ratio of 2.7 to 3.7.
+    assert by_truth.accuracy > by_labels.accuracy + 0.025
     assert by_truth.kl < by_labels.kl / 1.5
 
-    # It approaches: more texts bring the student closer (measured: KL 0.37 from 1000).
+    # It approaches: more texts bring the student closer. Measured from 1000: 0.487 to 0.491, KL 0.378 to 0.390.
+    assert few.accuracy < by_truth.accuracy - 0.05
     assert by_truth.kl < few.kl / 2
-    assert few.accuracy < by_truth.accuracy
 
     # The expectations are those of real draws: the share of gold hit, with four standard errors of 2000 examples.
     for result in (by_truth, by_labels):

@@ -241,3 +241,5 @@ def test_a_kill_in_the_middle_of_a_write_leaves_the_old_content(run: Run) -> Non
     assert run.manifest()["jobs"] == {}
     np.testing.assert_array_equal(run.read_predictions("mt-1", "nli").outputs, old.outputs)
     assert run.tasks_of("mt-1") == ["nli"]
+    run.remove_leftovers()
+    assert sorted(path.name for path in run.path.rglob("*") if path.is_file()) == ["nli.parquet", "run.json"]

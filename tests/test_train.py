@@ -212,6 +212,28 @@ def test_the_rate_warms_up_and_decays_over_the_whole_training(tmp_path: Path, mo
     assert rates == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("clip_norm", [0.05, 1e6])
+def test_gradients_are_clipped_before_the_step(
+    clip_norm: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    norms: list[float] = []
+    plain: Callable[..., None] = core.train.set_learning_rate
+
+    def record(optimizer: torch.optim.Optimizer, rate: float) -> None:
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norms.append(float(torch.stack([gradient.norm() for gradient in gradients]).norm()))
+        plain(optimizer, rate)
+
+    monkeypatch.setattr(core.train, "set_learning_rate", record)
+    train = TrainConfig(epochs=1, lr=1e-3, batch_size=8, clip_norm=clip_norm)
+    run({"topic": random_data(TASKS["topic"], 40, dev=8)}, tmp_path, train=train)
+    assert len(norms) == 5
+    if clip_norm == 0.05:
+        assert norms == pytest.approx([0.05] * 5, rel=1e-4)  # torch divides by the norm + 1e-6
+    else:
+        assert min(norms) > 0.1  # there was something to clip
+
+
 # ---- a loss that is not finite -------------------------------------------------------------------------------------
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_a_loss_that_is_not_finite_stops_with_task_step_and_examples(value: float, tmp_path: Path) -> None:

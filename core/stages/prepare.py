@@ -50,7 +50,8 @@ def run(context: Context) -> dict[str, Any]:
 def generate_suite(config: Config) -> dict[str, pa.Table]:
     """The embedded suite's tables. A ranking question is C sequences, so such a task has half as many training rows:
     otherwise one task of six would take half of the training time."""
-    data, tables = config.data, {}
+    data = config.data
+    tables: dict[str, pa.Table] = {}
     for name in data.tasks:
         n_train = data.n_train // 2 if SUITE[name].kind == "ranking" else data.n_train
         tables |= generate([name], seed=data.seed, n_train=n_train, n_dev=data.n_dev, n_test=data.n_test)

@@ -131,8 +131,7 @@ def train_and_store(
         save_model(model, folder, tokenizer=tokenizer, about=about)
     for task_name, data in datas.items():
         _store_predictions(context, model, task_name, data, splits, device)
-    # With a dot in front: what a killed writer left, ours (`.checkpoint-...`) or safetensors' own (`.tmp...`).
-    for leftover in (*folder.glob("*checkpoint-*"), *folder.rglob(".tmp*")):
+    for leftover in folder.glob("checkpoint-*.safetensors"):
         leftover.unlink()
     return {"device": device.reason, "parameters": sum(p.numel() for p in model.parameters())}
 
