@@ -195,9 +195,20 @@ def resolve_tasks(config: Config) -> dict[str, Task]:
         for name in tasks:
             find_task(name, SUITE)
     teachers = config.data.teacher_tasks
-    if teachers is None:
-        return tasks
-    return {name: replace(task, has_teacher=name in teachers) for name, task in tasks.items()}
+    if teachers is not None:
+        tasks = {name: replace(task, has_teacher=name in teachers) for name, task in tasks.items()}
+    for name, task in tasks.items():
+        if task.has_teacher and task.kind == "regression":
+            raise ValueError(
+                f"task '{name}' is a regression and has a teacher, but soft targets are class probabilities; leave it "
+                "out of data.teacher_tasks (it is then trained on gold alone)"
+            )
+    if not any(task.has_teacher for task in tasks.values()):
+        raise ValueError(
+            f"none of the tasks {', '.join(tasks)} has a teacher, so there is nothing to distil; name one in "
+            "data.teacher_tasks, or give its row has_teacher: true"
+        )
+    return tasks
 
 
 def stored_tasks(manifest: dict[str, Any]) -> dict[str, Task]:

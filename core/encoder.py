@@ -189,8 +189,18 @@ def config_of(spec: str, tokenizer: Any | None) -> Any:
 
 
 def encoder_from_config(config: Any) -> Any:
-    """An encoder of this shape with fresh weights, drawn from torch's generator."""
-    return AutoModel.from_config(config, **_options(config))
+    """An encoder of this shape with fresh weights, drawn from torch's generator.
+
+    Word embeddings start at twice BERT's spread and those of position and segment at half: from nothing, tokens find
+    their equals sooner when position noise is small (docs/decisions/006 has the measurements).
+    """
+    encoder = AutoModel.from_config(config, **_options(config))
+    with torch.no_grad():
+        for name, factor in (("word", 2.0), ("position", 0.5), ("token_type", 0.5)):
+            embeddings = getattr(encoder, "embeddings", None)
+            if (table := getattr(embeddings, f"{name}_embeddings", None)) is not None:
+                table.weight.mul_(factor)
+    return encoder
 
 
 def _no_encoder(spec: str, error: Exception) -> ValueError:

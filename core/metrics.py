@@ -131,6 +131,7 @@ def bootstrap_weights(n: int, *, resamples: int, seed: int) -> npt.NDArray[np.ui
     for row_N in counts_RN:
         # Counting n drawn rows is the multinomial, ten times faster than numpy's chain of binomials.
         row_N[:] = np.bincount(rng.integers(n, size=n), minlength=n)
+    counts_RN.flags.writeable = False  # the cache gives everybody the same array
     return counts_RN
 
 

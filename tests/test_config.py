@@ -136,6 +136,15 @@ def test_where_the_data_is_implies_the_source(tasks_file: Path) -> None:
     assert load_config("glue-small", None, (), tasks_file).data.teacher_tasks is None
 
 
+@pytest.mark.parametrize(
+    ("teachers", "message"),
+    [("[similarity]", "'similarity' is a regression and has a teacher"), ("[]", "nothing to distil")],
+)
+def test_teachers_that_cannot_teach_are_refused(teachers: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        resolve_tasks(load_config("smoke", None, [f"data.teacher_tasks={teachers}"]))
+
+
 def test_teacher_tasks_are_the_configs_word() -> None:
     tasks = resolve_tasks(load_config("smoke", None, ["data.teacher_tasks=[acceptability]"]))
     assert [name for name, task in tasks.items() if task.has_teacher] == ["acceptability"]
