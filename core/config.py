@@ -34,7 +34,7 @@ class DataConfig(Section):
     hub_dir: str | None = Field(None, description="local mirror in the hub's layout, for source=hub without a network")
     tasks_file: str | None = Field(None, description="YAML of own tasks, for source=files")
     seed: int = Field(0, ge=0, description="draws the suite, the selection split and the row limits")
-    n_train: int = Field(4000, ge=16, description="suite: training rows a task, selection included (ranking: half)")
+    n_train: int = Field(4000, ge=16, description="suite: training rows a task, selection split included")
     n_dev: int = Field(1000, ge=8, description="suite: development examples a task")
     n_test: int = Field(2000, ge=8, description="suite: test examples a task")
     selection: float = Field(0.1, gt=0, description="carved from train for selecting: share (< 1) or rows (>= 1)")

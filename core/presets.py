@@ -50,11 +50,11 @@ def _smoke() -> Config:
 def _demo() -> Config:
     """The whole method on the embedded suite in minutes on two cores."""
     # Chosen on the suite's development split, see LOG.md; the report is on its test split.
-    recipe: dict[str, Any] = {"lr": 1.5e-3, "batch_size": 32, "eval_every_epochs": 0}
+    recipe: dict[str, Any] = {"lr": 1.2e-3, "warmup_frac": 0.2, "batch_size": 32, "eval_every_epochs": 0}
     encoder = "random:bert(layers=2,hidden=64,heads=4,ffn=128)"
     return Config(
         preset="demo",
-        data=DataConfig(n_train=6400, n_dev=500, n_test=2000, selection=400),
+        data=DataConfig(n_train=5000, n_dev=500, n_test=2000, selection=400),
         model=ModelConfig(tokenizer="word", max_length=64, san_steps=2),
         multitask=MultitaskConfig(encoders=(encoder,), seeds=(0, 1), epochs=3, **recipe),
         finetune=FinetuneConfig(**{**recipe, "epochs": 1, "lr": 3e-4}),

@@ -17,7 +17,7 @@ from core.config import Config
 from core.data import carve_selection, check_table, limit, load_task
 from core.stages.context import Context, require_labels
 from core.synthetic import generate
-from core.tasks import SUITE, Task
+from core.tasks import Task
 from core.tokens import cached_tokens, make_tokenizer, task_texts, tokenizer_spec
 
 
@@ -48,14 +48,8 @@ def run(context: Context) -> dict[str, Any]:
 
 
 def generate_suite(config: Config) -> dict[str, pa.Table]:
-    """The embedded suite's tables. A ranking question is C sequences, so such a task has half as many training rows:
-    otherwise one task of six would take half of the training time."""
     data = config.data
-    tables: dict[str, pa.Table] = {}
-    for name in data.tasks:
-        n_train = data.n_train // 2 if SUITE[name].kind == "ranking" else data.n_train
-        tables |= generate([name], seed=data.seed, n_train=n_train, n_dev=data.n_dev, n_test=data.n_test)
-    return tables
+    return generate(data.tasks, seed=data.seed, n_train=data.n_train, n_dev=data.n_dev, n_test=data.n_test)
 
 
 def shape_table(config: Config, task: Task, table: pa.Table) -> pa.Table:
