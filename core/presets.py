@@ -54,10 +54,10 @@ def _demo() -> Config:
     encoder = "random:bert(layers=2,hidden=64,heads=4,ffn=128)"
     return Config(
         preset="demo",
-        data=DataConfig(n_train=5000, n_dev=500, n_test=2000, selection=400),
+        data=DataConfig(n_train=4600, n_dev=500, n_test=2000, selection=400),
         model=ModelConfig(tokenizer="word", max_length=64, san_steps=2),
         multitask=MultitaskConfig(encoders=(encoder,), seeds=(0, 1), epochs=3, **recipe),
-        finetune=FinetuneConfig(**{**recipe, "epochs": 1, "lr": 3e-4}),
+        finetune=FinetuneConfig(**{**recipe, "epochs": 3, "lr": 1e-3, "warmup_frac": 0.1}),
         distill=DistillConfig(seeds=3, epochs=3, **recipe),
     )
 
@@ -71,7 +71,7 @@ def _glue_small() -> Config:
         multitask=MultitaskConfig(
             encoders=("random:bert(layers=2,hidden=128,heads=2)",), seeds=(0, 1), epochs=3, lr=5e-4, batch_size=32
         ),
-        finetune=FinetuneConfig(epochs=1, lr=2e-4),
+        finetune=FinetuneConfig(epochs=2, lr=5e-4),
         distill=DistillConfig(seeds=3, epochs=3, lr=5e-4),
         evaluate=EvaluateConfig(split="dev"),
     )

@@ -88,7 +88,8 @@ class Workers:
             # Imports take seconds: let the workers do them while the parent prepares the data.
             for _ in range(n):
                 self.pool.submit(_import_stages)
-            threading.Thread(target=self._drain, daemon=True).start()
+            self.drain = threading.Thread(target=self._drain, daemon=True)
+            self.drain.start()
 
     def __enter__(self) -> Self:
         return self
@@ -104,6 +105,9 @@ class Workers:
                 process.terminate()
         self.pool.shutdown(wait=kind is None, cancel_futures=True)
         self.queue.put(None)
+        # Else it would still wait for the queue while the interpreter goes away. With a limit: a worker that was ended
+        # in the middle of a message leaves the queue unreadable.
+        self.drain.join(timeout=1)
 
     def run(
         self, run_path: str, config: Config, tasks: dict[str, Task], jobs: Sequence[Job], prepare_key: str
