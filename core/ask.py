@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from transformers.utils.logging import disable_progress_bar
 
 from core.calibration import log_probs_NC
 from core.config import stored_tasks, validated
@@ -44,6 +45,7 @@ def ask(
         near = difflib.get_close_matches(model, known, n=1)
         hint = f"; did you mean '{near[0]}'?" if near else ""
         raise ValueError(f"run {run.path} has no model '{model}'{hint} Models: {', '.join(known) or 'none'}")
+    disable_progress_bar()  # of loading the weights: milliseconds
     loaded, about = load_model(folder, tasks)
     if task_name not in about["tasks"]:
         raise ValueError(f"model '{model}' has no head for '{task_name}'; it has: {', '.join(about['tasks'])}")

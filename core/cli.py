@@ -10,6 +10,7 @@ import io
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -141,7 +142,9 @@ def report(
         elif svg is not None:
             canvas = Console(width=WIDTH_WITHOUT_TERMINAL, record=True, file=io.StringIO())
             render_report(built, canvas, full=full)
-            svg.write_text(canvas.export_svg(title=f"python -m core report {run}"), encoding="utf-8")
+            picture = canvas.export_svg(title=f"python -m core report {run}")
+            # rich's picture asks a server for its font; the reader's own monospace does as well, and offline.
+            svg.write_text(re.sub(r"@font-face \{.*?\}", "", picture, flags=re.DOTALL), encoding="utf-8")
             console.print(f"{svg} written")
         else:
             render_report(built, console, full=full)

@@ -55,8 +55,13 @@ def execute(
     emit: Callable[[Event], None] | None = None,
 ) -> JobResult:
     """Runs one job in this process. Every progress report goes to `log.jsonl`, some of them to `emit`."""
+    from transformers.utils.logging import disable_progress_bar
+
     from core.stages import RUN_STAGE
     from core.stages.context import Context
+
+    # Saving and loading a model has bars of its own, which would bury the run's.
+    disable_progress_bar()
 
     run, started, last_emitted = Run(run_path), time.monotonic(), 0.0
     send = emit if emit is not None else _events.put

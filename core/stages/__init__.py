@@ -11,13 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from transformers.utils.logging import disable_progress_bar
-
 from core.stages import distill, ensemble, evaluate, finetune, multitask, prepare, select
 from core.stages.context import Context
-
-# Saving and loading a small model takes milliseconds; its bars would bury the run's own.
-disable_progress_bar()
 
 RUN_STAGE: dict[str, Callable[[Context], dict[str, Any]]] = {
     "prepare": prepare.run,
