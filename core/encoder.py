@@ -219,11 +219,6 @@ def max_positions(encoder: Any) -> int:
     return int(encoder.config.max_position_embeddings) - (0 if padding_id is None else padding_id + 1)
 
 
-def random_hidden_size(spec: str) -> int:
-    """Width of a `random:` encoder, from its spec alone."""
-    return int(_random_config(spec, None).hidden_size)
-
-
 def _random_config(spec: str, tokenizer: Any | None) -> Any:
     match = re.fullmatch(r"random:([\w-]+)\(([^)]*)\)", spec.replace(" ", ""))
     if match is None:

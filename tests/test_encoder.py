@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import AutoModel, BertConfig, DistilBertConfig, ElectraConfig, MPNetConfig, RobertaConfig
 
 from core.batching import Batch, make_batch
-from core.encoder import encode, make_encoder, max_positions, random_hidden_size
+from core.encoder import config_of, encode, make_encoder, max_positions
 
 # Hidden states are of order 1 (LayerNorm); two orders of summation in float32 differ by some 1e-6.
 EXACT = 1e-5
@@ -182,7 +182,7 @@ def test_a_random_spec_gives_the_asked_shape(kind: str) -> None:
     config = encoder.config
     assert (config.num_hidden_layers, config.hidden_size, config.num_attention_heads) == (3, 48, 6)
     assert (config.vocab_size, config.pad_token_id, config.max_position_embeddings) == (40, 0, 40)
-    assert random_hidden_size(spec) == 48
+    assert config_of(spec, None).hidden_size == 48
     assert encode(encoder.to(CPU.device).eval(), pair_batch(), first_only=True).shape[-1] == 48
 
 

@@ -14,7 +14,7 @@ import torch
 from core.batching import TaskData, load_task_data
 from core.config import TrainConfig
 from core.device import Device, resolve_device, stream_seed
-from core.encoder import max_positions, random_hidden_size
+from core.encoder import config_of, max_positions
 from core.losses import hard, regression
 from core.metrics import evaluate
 from core.model import MultiTaskModel, load_model, save_model
@@ -28,8 +28,8 @@ from core.train import TaskLoss, train_model
 def job_device(context: Context, encoder: str) -> Device:
     """Device and number type of this job; also sets the job's CPU threads."""
     torch.set_num_threads(context.config.runtime.threads)
-    hidden = random_hidden_size(encoder) if encoder.startswith("random:") else 768
-    return resolve_device(context.config.runtime.device, context.config.runtime.dtype, hidden=hidden)
+    runtime, width = context.config.runtime, config_of(encoder, None).hidden_size
+    return resolve_device(runtime.device, runtime.dtype, hidden=width)
 
 
 def job_tokenizer(context: Context, encoder: str) -> Any:
