@@ -171,3 +171,15 @@ def test_another_selection_may_lose_what_was_taught_by_the_old_one() -> None:
     assert lost_by(plan(chosen=None), interrupted, chosen_known=False) == []
     changed = plan("multitask.dropouts=[0.15,0.2,0.3]", chosen=None)
     assert set(lost_by(changed, record, chosen_known=False)) == {"mt-1"} | TEACHERS | KD
+
+
+def test_examples_without_a_training_are_no_loss() -> None:
+    config = load_config("smoke")
+    before = make_jobs(config, resolve_tasks(config), source_digest="", chosen=None)
+    record = {"stage": "prepare", "status": "done", "key": before["prepare"].key}
+    other = load_config("smoke", overrides=["data.seed=1"])
+    after = make_jobs(other, resolve_tasks(other), source_digest="", chosen=None)
+    assert after["prepare"].key != before["prepare"].key
+    assert lost_by(after, {"jobs": {"prepare": record}}, chosen_known=False) == []
+    member = {"stage": "multitask", "status": "done", "key": before["mt-1"].key}
+    assert lost_by(after, {"jobs": {"prepare": record, "mt-1": member}}, chosen_known=False) == ["prepare", "mt-1"]
