@@ -49,7 +49,7 @@ def _smoke() -> Config:
 
 def _demo() -> Config:
     """The whole method on the embedded suite in minutes on two cores."""
-    # Chosen on the suite's development split, see LOG.md; the report is on its test split.
+    # Chosen on development splits, see LOG.md for how and for what was seen of the test split before.
     recipe: dict[str, Any] = {"lr": 1.2e-3, "warmup_frac": 0.2, "batch_size": 32, "eval_every_epochs": 0}
     encoder = "random:bert(layers=2,hidden=64,heads=4,ffn=128)"
     return Config(
