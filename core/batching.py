@@ -105,8 +105,8 @@ def make_batch(data: TaskData, rows: np.ndarray) -> Batch:
     position_T = torch.arange(n_tokens, device=data.ids.device)
     size_B1 = data.sizes[sequences, None]
     inside_BT = position_T < size_B1
-    # Positions past a sequence's end read its last token and are then set to 0, the padding id of every tokenizer
-    # here; the mask keeps them out of the attention whatever they are.
+    # Positions past a sequence's end read its last token and are then set to 0; the mask keeps them out of the
+    # attention whatever they are.
     index_BT = data.starts[sequences, None] + torch.minimum(position_T, size_B1 - 1)
     ids_BT = data.ids[index_BT].long().masked_fill(~inside_BT, 0)
     in_a_BT = position_T < data.b_starts[sequences, None]

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-# A CPU gains from bfloat16 only with wide layers: below this the casts cost more than they give (measured, SPEED).
+# A CPU gains from bfloat16 only with wide layers: below this the casts cost more than they give. The bound was
+# measured on another CPU (Zen 4); runtime.dtype overrides it.
 BFLOAT16_MIN_HIDDEN_ON_CPU = 256
 
 
@@ -79,11 +80,3 @@ def stream_seed(seed: int, *names: str | int) -> int:
 def stream(seed: int, *names: str | int) -> np.random.Generator:
     """The named stream. Example: `stream(0, "multitask", "mt-1", "order", epoch)`."""
     return np.random.Generator(np.random.PCG64(stream_seed(seed, *names)))
-
-
-def describe_machine() -> dict[str, Any]:
-    """What `run.json` says about the machine."""
-    about: dict[str, Any] = {"torch": torch.__version__, "cpu_capability": torch.backends.cpu.get_cpu_capability()}
-    if torch.cuda.is_available():
-        about["cuda"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return about

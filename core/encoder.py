@@ -8,7 +8,7 @@ a test reads it off the modules.
  - calls embeddings and layers itself, with attention through one function of ours (`attend`), so that a packed layout
    can replace that function and `encode` alone;
  - for heads that read only [CLS], computes only that row in the last layer: the others are dead work (SPEED, 5).
-   Exact, and at two layers about 40 % of the whole encoder;
+   Exact; by arithmetic 5/6 of that layer's work;
  - draws dropout from 16-bit integers on a CPU, where torch's Bernoulli numbers cost as much as a matrix product
    (SPEED, 4; docs/decisions/003 has the measurements).
 Every other type runs as transformers has it.

@@ -6,8 +6,7 @@ at the bottom maps a task row's `head` to its class.
 Shapes: B examples, T tokens (padded), H hidden, C classes, K reasoning steps; P / Q tokens of premise / hypothesis
 live in the same T axis, told apart by masks. For ranking, hidden has one row a candidate: (B * C, T, H).
 
-Not here: losses, and how the encoder gets its states. Tried and dropped: gathering premise and hypothesis into
-tensors of their own (two more copies, and no faster than masks at GLUE's lengths).
+Not here: losses, and how the encoder gets its states.
 """
 
 from __future__ import annotations

@@ -111,9 +111,6 @@ class Task:
     def is_pair(self) -> bool:
         return self.text_b is not None
 
-    def label_index(self, name: str) -> int:
-        return self.labels.index(name)
-
 
 def example_id(task: str, split: str, row: int) -> str:
     """The key that joins every table of a run, for example `mnli/train/0000042`."""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from core.device import BFLOAT16_MIN_HIDDEN_ON_CPU, Device, describe_machine, resolve_device, stream, stream_seed
+from core.device import BFLOAT16_MIN_HIDDEN_ON_CPU, Device, resolve_device, stream, stream_seed
 
 # ---- streams -------------------------------------------------------------------------------------------------------
 # Written down once. A change of these moves every order of data and every initialisation, so a run would no longer
@@ -130,8 +130,7 @@ def test_autocast_follows_the_number_type() -> None:
     assert isinstance(Device(torch.device("cpu"), torch.float32, "").autocast(), contextlib.nullcontext)
 
 
-def test_this_machine_is_described_and_resolves() -> None:
-    assert describe_machine()["torch"] == torch.__version__
+def test_this_machine_resolves() -> None:
     resolved = resolve_device("cpu", "auto", hidden=64)
     assert resolved.device.type == "cpu"
     # The real questions to torch, which the other tests replace.

@@ -234,7 +234,7 @@ def test_metrics_equal_a_loop_over_the_examples(model: str, smoke: Finished) -> 
         for name, logits in by_id(smoke.run, model, task).items():
             row = examples[name]
             if row["split"] == "test":
-                probs, gold = softmax(logits), SUITE[task].label_index(row["gold_label"])
+                probs, gold = softmax(logits), SUITE[task].labels.index(row["gold_label"])
                 truth = np.array(row["true_probs"], np.float64)
                 hits.append(logits.argmax() == gold)
                 nll.append(-np.log(probs[gold]))

@@ -37,7 +37,6 @@ def test_a_row_is_consistent(name: str) -> None:
     assert task.name == name
     assert task.n_outputs == (1 if task.kind == "regression" else len(task.labels))
     assert all(split in SPLITS for split, _ in task.files)
-    assert [task.label_index(label) for label in task.labels] == list(range(len(task.labels)))
     schema = example_schema(task)
     assert json.loads(schema.metadata[b"labels"]) == list(task.labels)
     assert ("text_b" in schema.names) == task.is_pair
