@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from transformers.utils.logging import disable_progress_bar
 
 from core.calibration import log_probs_NC
@@ -50,6 +51,7 @@ def ask(
     if task_name not in about["tasks"]:
         raise ValueError(f"model '{model}' has no head for '{task_name}'; it has: {', '.join(about['tasks'])}")
     device = resolve_device(config.runtime.device, config.runtime.dtype, hidden=loaded.encoder.config.hidden_size)
+    torch.manual_seed(config.seed)  # for a model that answers by MC dropout
     outputs = predict_texts(
         loaded.to(device.device),
         task,
@@ -58,6 +60,7 @@ def ask(
         [list(candidates)] if candidates else None if text_b is None else [text_b],
         max_length=about["max_length"],
         device=device,
+        mc_passes=about.get("mc_passes", 0),
     )
     if task.kind == "regression":
         low, high = task.score_range

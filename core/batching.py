@@ -1,27 +1,30 @@
 """Rows -> batches: near-equal lengths, one task a batch, reshuffled every epoch from named streams.
 
 Batches are cut from windows of many shuffled batches, sorted by length inside a window: padding is nearly gone and the
-order stays random (SPEED, "no padding"). All batches of all tasks are then shuffled together, so that tasks are mixed
-in proportion to their size (PAPER, "Mini-batches").
+order stays random (SPEED, "no padding"). All batches of all tasks are then shuffled together: tasks are mixed in
+proportion to their size (PAPER, "Mini-batches"), or as `train.sampling` has it.
 
 The arrays live on the training device; a batch is one gather. `Batch` is all that encoder and heads know of the data,
 so that a packed layout replaces `make_batch` and the encoder call alone.
 
 Shapes: N examples, B examples of a batch, R = B sequences (B * C for ranking), T tokens, padded to the batch's
-longest.
+longest. In `steps_a_task`, K tasks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from itertools import count, islice
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from core.config import Config, TrainConfig
+from core.config import Config
 from core.device import stream
+from core.sections import TrainConfig
 from core.store import Run
 from core.tasks import Task
 from core.tokens import Tokens, cached_tokens
@@ -91,17 +94,53 @@ def on_device(
     )
 
 
+# ---- the same data, other rows -------------------------------------------------------------------------------------
+def subset(data: TaskData, rows: np.ndarray) -> TaskData:
+    """These rows (any number, int64) only, in this order, repeats allowed. The tokens are shared, not copied."""
+    index, sequences = torch.from_numpy(rows).to(data.gold.device), _sequences(data, rows)
+    return data._replace(
+        example_ids=data.example_ids[rows],
+        splits=data.splits[rows],
+        lengths=data.lengths[rows],
+        gold=data.gold[index],
+        starts=data.starts[sequences],
+        sizes=data.sizes[sequences],
+        b_starts=data.b_starts[sequences],
+    )
+
+
+def without(data: TaskData, held_out: np.ndarray) -> TaskData:
+    """All rows but those of the mask `held_out`, (N,) bool."""
+    # An array of row numbers would be taken for a mask by `~`, and drop other rows.
+    assert (held_out.dtype, held_out.shape) == (np.dtype(bool), data.splits.shape)
+    return subset(data, np.flatnonzero(~held_out))
+
+
+def bootstrap(data: TaskData, *, share: float, rng: np.random.Generator) -> TaskData:
+    """Bagging (Breiman 1996): `share` of the training rows' number, drawn from them with replacement; all other rows
+    once. In the order of `data`, so that a row's repeats are neighbours, with one example id."""
+    train = data.rows("train")
+    drawn = rng.choice(train, max(1, round(share * len(train))))
+    return subset(data, np.sort(np.concatenate([drawn, np.flatnonzero(data.splits != "train")])))
+
+
+# ---- a batch -------------------------------------------------------------------------------------------------------
+def _sequences(data: TaskData, rows: np.ndarray) -> Tensor:
+    """Where the sequences of `rows` are: (R,), on the device. For ranking an example's candidates are neighbours."""
+    sequences = torch.from_numpy(rows).to(data.ids.device, non_blocking=True)
+    if data.task.kind != "ranking":
+        return sequences
+    candidates = torch.arange(data.task.n_outputs, device=sequences.device)
+    return (sequences[:, None] * data.task.n_outputs + candidates).reshape(-1)
+
+
 def make_batch(data: TaskData, rows: np.ndarray) -> Batch:
     """The sequences of `rows`, padded to the longest of them. Decides on the host whether anything is padded, so that
     the device never waits."""
     n_tokens = int(data.lengths[rows].max())
-    sequences = torch.from_numpy(rows).to(data.ids.device, non_blocking=True)
-    if data.task.kind == "ranking":
-        candidates = torch.arange(data.task.n_outputs, device=sequences.device)
-        sequences = (sequences[:, None] * data.task.n_outputs + candidates).reshape(-1)
-        padded = True
-    else:
-        padded = int(data.lengths[rows].min()) < n_tokens
+    sequences = _sequences(data, rows)
+    # For ranking, `lengths` knows the longest candidate of an example only.
+    padded = data.task.kind == "ranking" or int(data.lengths[rows].min()) < n_tokens
     position_T = torch.arange(n_tokens, device=data.ids.device)
     size_B1 = data.sizes[sequences, None]
     inside_BT = position_T < size_B1
@@ -113,6 +152,7 @@ def make_batch(data: TaskData, rows: np.ndarray) -> Batch:
     return Batch(ids_BT, in_a_BT, inside_BT & ~in_a_BT, inside_BT if padded else None)
 
 
+# ---- an epoch ------------------------------------------------------------------------------------------------------
 class Step(NamedTuple):
     task: str
     rows: np.ndarray
@@ -121,23 +161,92 @@ class Step(NamedTuple):
 def epoch_steps(
     datas: Mapping[str, TaskData], train: TrainConfig, *, seed: int, names: tuple[str | int, ...], epoch: int
 ) -> list[Step]:
-    """One epoch: every training row of every task once, in batches of one task, all tasks mixed.
+    """One epoch: batches of one task each, all tasks mixed, as many in all as one pass over every task has.
 
-    The order is a function of (seed, names, epoch) alone, so a resumed run finds its place by counting.
+    With `proportional` sampling it is that pass: every training row of every task once. Otherwise `train.sampling`
+    shares the same number of steps out; each task goes round its rows at its own pace, and an epoch takes up where
+    the one before left off.
+
+    The order is a function of the arguments alone, so a resumed run finds its place by counting.
     """
-    steps: list[Step] = []
-    for name, data in datas.items():
-        rng = stream(seed, *names, "rows", name, epoch)
-        rows = data.rows("train")
-        rows = rows[rng.permutation(len(rows))]
-        window = WINDOW_BATCHES * train.batch_size
-        for start in range(0, len(rows), window):
-            in_window = rows[start : start + window]
-            in_window = in_window[np.argsort(data.lengths[in_window], kind="stable")]
-            for batch in cut(data, in_window, batch_size=train.batch_size, token_budget=train.token_budget):
-                steps.append(Step(name, batch))
+
+    @cache
+    def one_pass(name: str, i: int) -> list[np.ndarray]:
+        return _cut_pass(datas[name], train, stream(seed, *names, "rows", name, i))
+
+    def endless(name: str) -> Iterator[np.ndarray]:
+        for i in count():
+            batches = one_pass(name, i)
+            # A window's batches are cut from short to long: undrawn, half a pass would be its short examples.
+            for turn in stream(seed, *names, "turns", name, i).permutation(len(batches)):
+                yield batches[turn]
+
+    if train.sampling == "proportional":
+        batches = {name: one_pass(name, epoch) for name in datas}
+    else:
+        starts, stops = _places(one_pass, list(datas), train, epoch)
+        batches = {name: list(islice(endless(name), starts[name], stops[name])) for name in datas}
+    steps = [Step(name, rows) for name in datas for rows in batches[name]]
     order = stream(seed, *names, "order", epoch).permutation(len(steps))
     return [steps[i] for i in order]
+
+
+def _cut_pass(data: TaskData, train: TrainConfig, rng: np.random.Generator) -> list[np.ndarray]:
+    """Every training row once, shuffled, in batches of near-equal lengths."""
+    rows = data.rows("train")
+    rows = rows[rng.permutation(len(rows))]
+    window = WINDOW_BATCHES * train.batch_size
+    batches: list[np.ndarray] = []
+    for start in range(0, len(rows), window):
+        in_window = rows[start : start + window]
+        in_window = in_window[np.argsort(data.lengths[in_window], kind="stable")]
+        batches += cut(data, in_window, batch_size=train.batch_size, token_budget=train.token_budget)
+    return batches
+
+
+def _places(
+    one_pass: Callable[[str, int], list[np.ndarray]], tasks: list[str], train: TrainConfig, epoch: int
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Where in each task's endless batches the epoch starts and stops: behind the steps of all epochs before it."""
+    starts, stops = dict.fromkeys(tasks, 0), dict.fromkeys(tasks, 0)
+    for e in range(epoch + 1):
+        starts = dict(stops)
+        # Counted anew for each epoch: with a token budget, the number of batches depends on the shuffle.
+        n_batches = {task: len(one_pass(task, e)) for task in tasks}
+        for task, n_steps in steps_a_task(n_batches, sampling_power(train, e)).items():
+            stops[task] += n_steps
+    return starts, stops
+
+
+def sampling_power(train: TrainConfig, epoch: int) -> float:
+    """p of a task's share ~ n^p. `annealed` goes from 1 to 0.2 (PALs, Stickland & Murray 2019, section 3.3): late in
+    the training, small tasks are seen more."""
+    if train.sampling == "annealed":
+        return 1 - 0.8 * epoch / max(1, train.epochs - 1)
+    return {"proportional": 1.0, "sqrt": 0.5, "temperature": 1 / train.sampling_temperature, "uniform": 0.0}[
+        train.sampling
+    ]
+
+
+def steps_a_task(n_batches: Mapping[str, int], power: float) -> dict[str, int]:
+    """Shares sum(n_batches) steps out in proportion to n_batches^power, by largest remainder, at least one a task.
+
+    steps_a_task({"mnli": 90, "rte": 10}, 0.5) == {"mnli": 75, "rte": 25}
+    """
+    n_K = np.array(list(n_batches.values()))
+    assert n_K.min() > 0, f"a task has no training rows: {dict(n_batches)}"
+    # Relative to the largest, which keeps n^p finite for any p.
+    weight_K = (n_K / n_K.max()) ** power
+    # Rounded, so that a tie, which goes to the task named first, does not hang on the last bit of a power.
+    quota_K = np.round(n_K.sum() * weight_K / weight_K.sum(), 9)
+    steps_K = np.floor(quota_K).astype(np.int64)
+    n_left = n_K.sum() - steps_K.sum()
+    steps_K[np.argsort(steps_K - quota_K, kind="stable")[:n_left]] += 1
+    # Only a power over 1 gets here: below, the smallest task's quota is 1 or more.
+    for task in np.flatnonzero(steps_K == 0):
+        steps_K[task] += 1
+        steps_K[steps_K.argmax()] -= 1
+    return dict(zip(n_batches, steps_K.tolist(), strict=True))
 
 
 def cut(data: TaskData, rows: np.ndarray, *, batch_size: int, token_budget: int | None) -> list[np.ndarray]:

@@ -22,13 +22,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from core.config import stored_tasks, validated
+from core.config import digest, stored_tasks, validated
 from core.pipeline import run_pipeline
 from core.plan import STAGES, make_jobs
 from core.presets import PRESETS, load_config
 from core.progress import Progress
 from core.report import build_report, render_report
 from core.store import Run
+from core.workers import Event
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__.split("\n")[0]
@@ -37,6 +38,7 @@ app = typer.Typer(
 # A table of nine columns needs this where there is no terminal to ask (files, CI).
 WIDTH_WITHOUT_TERMINAL = 110
 
+TOKENIZER = "wordpiece(vocab=8192)"
 RunArgument = Annotated[Path, typer.Argument(help="run directory, for example runs/demo", show_default=False)]
 
 
@@ -176,6 +178,60 @@ def predict(
             )
         if "value" in answer:
             console.print(f"{answer['value']:.2f} on a scale from {answer['low']:g} to {answer['high']:g}")
+
+
+@app.command()
+def pretrain(
+    text: Annotated[Path, typer.Option(help="text file, one sentence or paragraph a line, or a folder of *.txt")],
+    out: Annotated[Path, typer.Option(help="folder to write; any stage takes it as its encoder")],
+    objective: Annotated[str, typer.Option(help="rtd (replaced-token detection, ELECTRA) or mlm")] = "rtd",
+    encoder: Annotated[str, typer.Option(help="a fresh encoder")] = "random:bert(layers=4,hidden=256,heads=4)",
+    tokenizer: Annotated[str, typer.Option(help="word, wordpiece(vocab=N), a folder, a hub id")] = TOKENIZER,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="a field of pretrain, for example epochs=3")] = None,
+    seed: Annotated[int, typer.Option(help="initialisation, blocks and masks")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps")] = "auto",
+) -> None:
+    """Pre-train a small encoder on plain text; the same command goes on after a stop."""
+    console = _console()
+    with _user_errors():
+        own = [f"pretrain.text={json.dumps(str(text))}", f"pretrain.objective={objective}"]
+        settings = load_config("glue-small", None, [*own, *(f"pretrain.{item}" for item in set_ or ())]).pretrain
+        if objective == "none":
+            raise ValueError("--objective is 'none', expected rtd or mlm")
+        import torch
+
+        from core.device import resolve_device
+        from core.encoder import config_of
+        from core.pretrain import pretrain as pretrain_text
+        from core.pretrain import read_lines
+        from core.tokens import build_tokenizer
+
+        torch.set_num_threads(settings.threads)
+        where = resolve_device(device, "auto", hidden=config_of(encoder, None).hidden_size)
+        lines = read_lines(text)
+        about = {"settings": settings.model_dump(exclude={"text"}), "encoder": encoder, "tokenizer": tokenizer}
+        with Progress(console) as progress:
+            progress.note(where.reason)
+            progress.start("pretrain", [out.name])
+            done = pretrain_text(
+                lines,
+                out,
+                encoder=encoder,
+                tokenizer=build_tokenizer(tokenizer, lines),
+                settings=settings,
+                dropout=settings.dropout,
+                seed=seed,
+                names=("pretrain", encoder, settings.seed),
+                device=where,
+                report=lambda share, values: progress.event(Event(out.name, share, values)),
+                key=digest({**about, "seed": seed, "text": digest(lines)}),
+            )
+        scores = ", ".join(f"{name} {value:.3f}" for name, value in done["held_out"].items())
+        console.print(
+            f"{out}: {done['parameters'] / 1e6:.2f} M parameters, {done['tokens']:,} tokens. Held out: {scores}",
+            markup=False,
+        )
+        console.print(f"\nNext: python -m core run --set 'multitask.encoders=[{out}]' ...", markup=False)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The configuration of a run: one frozen model per stage, what must hold between them, and digests.
+"""The configuration of a run: the sections together, what must hold between them and the tasks, and digests.
 
 Presets and overrides are in core/presets. The resolved config is written into the run, and each job's own part of it
 goes into that job's key (core/plan), so that changing `distill.alpha` redoes the students and nothing else.
@@ -12,117 +12,42 @@ import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
+from core.checks import check_ensemble, check_members, check_sampling, check_used
+from core.sections import (
+    DEFAULT_TEMPERATURE,
+    NATURAL_STRATEGY,
+    REGRESSION_LOSSES,
+    DataConfig,
+    DistillConfig,
+    EnsembleConfig,
+    EvaluateConfig,
+    FinetuneConfig,
+    ModelConfig,
+    MultitaskConfig,
+    PretrainConfig,
+    RuntimeConfig,
+    Section,
+    SelectConfig,
+    TeachingConfig,
+)
 from core.tasks import SUITE, Task, find_task, load_tasks_yaml
 
-GLUE_TEACHERS = ("mnli", "qqp", "rte", "qnli")  # PAPER, step 3
-NEEDS_TEACHER = {"hard": False, "kd": True}  # student variant -> does it read targets/?
 
+class Teaching(NamedTuple):
+    """What one task's student minimises against its teachers, every default filled in (core/losses)."""
 
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
-
-
-class DataConfig(Section):
-    source: Literal["suite", "glue", "hub", "files"] = Field("suite", description="where the examples come from")
-    tasks: tuple[str, ...] = Field(tuple(SUITE), min_length=1, description="tasks trained together")
-    teacher_tasks: tuple[str, ...] | None = Field(None, description="tasks with teachers; none: as the task rows say")
-    glue_dir: str | None = Field(None, description="folder in GLUE's layout, for source=glue")
-    hub_dir: str | None = Field(None, description="local mirror in the hub's layout, for source=hub without a network")
-    tasks_file: str | None = Field(None, description="YAML of own tasks, for source=files")
-    seed: int = Field(0, ge=0, description="draws the suite, the selection split and the row limits")
-    n_train: int = Field(4000, ge=16, description="suite: training rows a task, selection split included")
-    n_dev: int = Field(1000, ge=8, description="suite: development examples a task")
-    n_test: int = Field(2000, ge=8, description="suite: test examples a task")
-    selection: float = Field(0.1, gt=0, description="carved from train for selecting: share (< 1) or rows (>= 1)")
-    max_train: int | None = Field(None, ge=1, description="at most this many training rows a task")
-    max_eval: int | None = Field(None, ge=1, description="at most this many rows of each other split of a task")
-    empty_text: Literal["error", "drop"] = Field("error", description="rows with an empty text")
-    keep_unlabelled: bool = Field(False, description="predict splits without labels too (GLUE's test sets)")
-
-
-class ModelConfig(Section):
-    tokenizer: str | None = Field(None, description="hub id, folder, `word` or `wordpiece(vocab=N)`; none: encoder's")
-    max_length: int = Field(128, ge=8, le=8192, description="tokens of a sequence, special tokens included")
-    head_dropout: float = Field(0.1, ge=0, lt=1, description="dropout of a task layer without a value in its row")
-    san_steps: int = Field(5, ge=1, description="K, reasoning steps of the SAN head")
-    san_step_dropout: float = Field(0.1, ge=0, lt=1, description="stochastic prediction dropout of whole SAN steps")
-
-
-class TrainConfig(Section):
-    epochs: int = Field(5, ge=1, description="passes over the training split")
-    lr: float = Field(5e-5, gt=0, description="peak learning rate")
-    batch_size: int = Field(32, ge=1, description="examples a batch, at most")
-    token_budget: int | None = Field(None, ge=32, description="tokens a batch, padding included, at most")
-    optimizer: Literal["adamax", "adamw"] = Field("adamw", description="Adamax is the paper's; AdamW runs fused")
-    warmup_frac: float = Field(0.1, ge=0, le=1, description="share of the steps with a rising learning rate")
-    weight_decay: float = Field(0.01, ge=0, description="not on biases and LayerNorm")
-    clip_norm: float = Field(1.0, gt=0, description="global gradient norm")
-    eval_every_epochs: int = Field(1, ge=0, description="score the selection split while training; 0: never")
-    dynamics: bool = Field(True, description="store each epoch's training logits (data maps)")
-
-
-class MultitaskConfig(TrainConfig):
-    encoders: tuple[str, ...] = Field(
-        ("random:bert(layers=2,hidden=64,heads=2)",), min_length=1, description="hub ids, folders or `random:...`"
-    )
-    dropouts: tuple[float, ...] = Field((0.1, 0.2, 0.3), min_length=1, description="dropout of the shared layers")
-    seeds: tuple[int, ...] = Field((0,), min_length=1, description="members = encoders x seeds x dropouts")
-
-    @property
-    def members(self) -> dict[str, dict[str, Any]]:
-        """The M members by name: `mt-1` ... `mt-M`."""
-        grid = [
-            {"encoder": encoder, "seed": seed, "dropout": dropout}
-            for encoder in self.encoders
-            for seed in self.seeds
-            for dropout in self.dropouts
-        ]
-        return {f"mt-{i}": member for i, member in enumerate(grid, start=1)}
-
-
-class SelectConfig(Section):
-    top_k: int = Field(3, ge=1, description="members that become teachers")
-    rule: Literal["mean_teacher_tasks", "paper"] = Field("mean_teacher_tasks", description="what ranks the members")
-    split: Literal["selection", "dev"] = Field("selection", description="`dev` is the paper's leaky choice")
-
-
-class FinetuneConfig(TrainConfig):
-    epochs: int = Field(3, ge=1, description="passes over the training split of the teacher's task")
-    seed: int = Field(0, ge=0, description="fresh heads and batch order of the teachers")
-
-
-class EnsembleConfig(Section):
-    strategy: Literal["mean_probs", "geometric_mean", "mean_logits"] = Field("mean_probs", description="makes Q")
-
-
-class DistillConfig(TrainConfig):
-    variants: tuple[Literal["hard", "kd"], ...] = Field(
-        ("hard", "kd"), min_length=1, description="students side by side: on gold alone, and taught"
-    )
-    seeds: int = Field(3, ge=1, description="S students of each variant, seeds 0 ... S-1")
-    loss: Literal["soft_ce", "kl"] = Field("soft_ce", description="what `kd` minimises on tasks with a teacher")
-    alpha: float = Field(0.5, ge=0, le=1, description="weight of the soft term; the paper's average is 0.5")
-    temperature: float = Field(1.0, gt=0, description="softens teacher and student, for loss=kl")
-    encoder: str | None = Field(None, description="none: the first encoder of the members")
-    dropout: float = Field(0.1, ge=0, lt=1, description="dropout of the student's shared layers")
-
-
-class EvaluateConfig(Section):
-    split: Literal["dev", "test"] = Field("test", description="the split that is reported")
-    resamples: int = Field(1000, ge=100, description="bootstrap resamples of the examples")
-
-
-class RuntimeConfig(Section):
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps")
-    dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="autocast type in training and passes")
-    workers: int = Field(0, ge=0, description="jobs side by side; 0: one a core on the CPU, one on an accelerator")
-    threads: int = Field(1, ge=1, description="CPU threads a job; results are bitwise equal for equal threads")
-    checkpoint_seconds: float = Field(60.0, ge=0, description="time between checkpoints of a training")
-    keep_models: bool = Field(True, description="keep weights after the run; everything else stays readable")
+    loss: str
+    alpha: float
+    alpha_end: float
+    soft_warmup: float
+    temperature: float
+    dkd_target: float
+    dkd_others: float
+    jsd_beta: float
 
 
 class Config(Section):
@@ -130,6 +55,7 @@ class Config(Section):
     seed: int = Field(0, ge=0, description="master seed of every named stream")
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
+    pretrain: PretrainConfig = PretrainConfig()
     multitask: MultitaskConfig = MultitaskConfig()
     select: SelectConfig = SelectConfig()
     finetune: FinetuneConfig = FinetuneConfig()
@@ -140,39 +66,38 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        n_members = len(self.multitask.members)
-        if self.select.top_k > n_members:
-            raise ValueError(
-                f"select.top_k is {self.select.top_k}, but there are {n_members} members; lower it or add "
-                "multitask.encoders, .seeds or .dropouts"
-            )
-        for dropout in self.multitask.dropouts:
-            if not 0 <= dropout < 1:
-                raise ValueError(f"multitask.dropouts has {dropout}, expected values in [0, 1)")
         for name, values in (
             ("data.tasks", self.data.tasks),
             ("data.teacher_tasks", self.data.teacher_tasks or ()),
             ("multitask.encoders", self.multitask.encoders),
             ("multitask.seeds", self.multitask.seeds),
             ("multitask.dropouts", self.multitask.dropouts),
+            ("ensemble.compare", self.ensemble.compare),
+            ("ensemble.soups", self.ensemble.soups),
             ("distill.variants", self.distill.variants),
+            ("distill.finetuned", self.distill.finetuned),
         ):
             if len(set(values)) != len(values):
                 raise ValueError(f"{name} repeats an entry: {list(values)}")
+        check_members(self.multitask, self.select)
+        check_ensemble(self.ensemble, self.multitask, self.evaluate)
         for name in self.data.teacher_tasks or ():
             if name not in self.data.tasks:
                 raise ValueError(
                     f"data.teacher_tasks has '{name}', which is not in data.tasks ({', '.join(self.data.tasks)})"
                 )
-        if self.distill.loss == "soft_ce" and self.distill.temperature != 1:
-            raise ValueError(
-                f"distill.temperature is {self.distill.temperature}, but soft_ce is defined at temperature 1 "
-                "(the paper's loss); use distill.loss=kl for a tempered one"
-            )
         if self.data.source == "glue" and self.data.glue_dir is None:
             raise ValueError("data.source is 'glue' but data.glue_dir is not set; give --set data.glue_dir=FOLDER")
         if self.data.source == "files" and self.data.tasks_file is None:
             raise ValueError("data.source is 'files' but data.tasks_file is not set; give --tasks my_tasks.yaml")
+        if self.pretrain.objective != "none" and self.data.source != "suite" and self.pretrain.text is None:
+            raise ValueError(
+                f"pretrain.objective is '{self.pretrain.objective}', but there is no text: the embedded suite alone "
+                "makes its own. Give --set pretrain.text=FILE"
+            )
+        for stage in ("multitask", "finetune", "distill"):
+            check_sampling(stage, getattr(self, stage), self.data.tasks)
+        check_used(self.distill, self.ensemble)
         return self
 
     @property
@@ -182,11 +107,36 @@ class Config(Section):
     @property
     def encoders(self) -> tuple[str, ...]:
         """Every encoder of the run, once, in order of appearance."""
-        return tuple(dict.fromkeys((*self.multitask.encoders, self.student_encoder)))
+        members = (member["encoder"] for member in self.multitask.members.values())
+        return tuple(dict.fromkeys((*members, self.student_encoder)))
+
+    @property
+    def pretrained(self) -> dict[str, str]:
+        """Job name by encoder, for the fresh encoders that are pre-trained in this run: `pt-1`, `pt-2`, ..."""
+        if self.pretrain.objective == "none":
+            return {}
+        fresh = [encoder for encoder in self.encoders if encoder.startswith("random:")]
+        return {encoder: f"pt-{i}" for i, encoder in enumerate(fresh, start=1)}
+
+    def teaching(self, task: Task) -> Teaching:
+        """How `task` is taught: `distill` with what `distill.per_task` says of it, and the losses' own defaults."""
+        distill, own = self.distill, self.distill.per_task.get(task.name, TeachingConfig())
+        loss: str = own.loss or (distill.regression_loss if task.kind == "regression" else distill.loss)
+        # A value has no temperature: a run's own is refused in `resolve_tasks`.
+        temperature = own.temperature or distill.temperature or DEFAULT_TEMPERATURE.get(loss, 1.0)
+        alpha = distill.alpha if own.alpha is None else own.alpha
+        schedule = distill.schedule or ("annealed" if loss == "annealed" else "constant")
+        ends = {"constant": (alpha, alpha), "linear": (alpha, distill.alpha_end), "annealed": (1.0, 0.0)}
+        start, end = ends[schedule]
+        assert end is not None  # check_used
+        warmup = distill.soft_warmup if distill.soft_warmup is not None else (0.1 if loss == "dkd" else 0.0)
+        return Teaching(loss, start, end, warmup, temperature, distill.dkd_target, distill.dkd_others, distill.jsd_beta)
 
 
+# ---- with the tasks ------------------------------------------------------------------------------------------------
 def resolve_tasks(config: Config) -> dict[str, Task]:
-    """The task rows of the run, in the config's order, with `has_teacher` as the config has it."""
+    """The task rows of the run, in the config's order, with `has_teacher` as the config has it. Raises `ValueError`
+    for tasks that cannot be taught as the config says."""
     known: dict[str, Task] | None = None
     if config.data.tasks_file is not None:
         known = load_tasks_yaml(Path(config.data.tasks_file))
@@ -197,18 +147,80 @@ def resolve_tasks(config: Config) -> dict[str, Task]:
     teachers = config.data.teacher_tasks
     if teachers is not None:
         tasks = {name: replace(task, has_teacher=name in teachers) for name, task in tasks.items()}
-    for name, task in tasks.items():
-        if task.has_teacher and task.kind == "regression":
-            raise ValueError(
-                f"task '{name}' is a regression and has a teacher, but soft targets are class probabilities; leave it "
-                "out of data.teacher_tasks (it is then trained on gold alone)"
-            )
     if not any(task.has_teacher for task in tasks.values()):
         raise ValueError(
             f"none of the tasks {', '.join(tasks)} has a teacher, so there is nothing to distil; name one in "
             "data.teacher_tasks, or give its row has_teacher: true"
         )
+    for name in config.distill.per_task:
+        if name not in tasks or not tasks[name].has_teacher:
+            raise ValueError(
+                f"distill.per_task has '{name}', expected a task with a teacher: "
+                f"{', '.join(name for name, task in tasks.items() if task.has_teacher)}"
+            )
+    for task in tasks.values():
+        if task.has_teacher:
+            _check_teaching(config, task)
     return tasks
+
+
+def _check_teaching(config: Config, task: Task) -> None:
+    """Losses and variants that are not defined for the task: never a silent fall back to gold."""
+    teaching, regressions = config.teaching(task), REGRESSION_LOSSES
+    where = f"distill.per_task.{task.name}.loss" if task.name in config.distill.per_task else "distill.loss"
+    if task.kind == "regression":
+        if teaching.loss not in regressions:
+            raise ValueError(f"{where} is '{teaching.loss}', task '{task.name}' is a regression: use {regressions}")
+        if undefined := [
+            v for v in config.distill.variants if v in ("label_smoothing", "cwtm", "dkpp", "adaptive_smoothing")
+        ]:
+            raise ValueError(
+                f"distill.variants has {', '.join(undefined)}, which redistribute probability, but task '{task.name}' "
+                "is a regression with a teacher and has none; leave it out of data.teacher_tasks, or these variants out"
+            )
+        if teaching.loss == "gaussian_nll" and config.distill.generations > 1:
+            raise ValueError(
+                f"task '{task.name}': gaussian_nll needs the ensemble's variance, and a student that teaches the next "
+                "generation has none; use mse, or distill.generations=1"
+            )
+    elif teaching.loss in regressions:
+        raise ValueError(f"{where} is '{teaching.loss}', which is for regressions; task '{task.name}' has classes")
+    if teaching.temperature != 1 and teaching.loss not in DEFAULT_TEMPERATURE:
+        raise ValueError(
+            f"task '{task.name}': the temperature is {teaching.temperature:g}, but {teaching.loss} is defined at "
+            f"temperature 1; use a tempered loss ({', '.join(DEFAULT_TEMPERATURE)}) or set "
+            f"distill.per_task.{task.name}.temperature=1"
+        )
+    own = config.distill.per_task.get(task.name, TeachingConfig())
+    if own.alpha is not None and (config.distill.schedule or teaching.loss) == "annealed":
+        raise ValueError(
+            f"distill.per_task.{task.name}.alpha is {own.alpha}, but the annealed schedule goes from 1 to 0 without "
+            "it; leave it out, or set distill.schedule=constant"
+        )
+
+
+def warnings_of(config: Config, tasks: dict[str, Task]) -> list[str]:
+    """What is allowed and yet not what it looks like, in sentences; printed at the start of a run and kept in it."""
+    taught = [task for task in tasks.values() if task.has_teacher]
+    two = [task.name for task in taught if task.kind != "regression" and task.n_outputs == 2]
+    variants, found = config.distill.variants, []
+    for variant in ("dkpp", "adaptive_smoothing"):
+        if two and variant in variants:
+            found.append(f"{variant} equals kd on tasks with two classes: {', '.join(two)} (one wrong class)")
+    dkd = [name for name in two if config.teaching(tasks[name]).loss == "dkd"]
+    if dkd:
+        found.append(f"dkd has no term on the wrong classes where there are two: {', '.join(dkd)}")
+    # The geometric mean and the mean of logits are one distribution (core/ensemble): no loss sees which of them it is.
+    one_of = {"mean_probs": "arithmetic", "geometric_mean": "geometric", "mean_logits": "geometric"}
+    for task in taught:
+        natural = NATURAL_STRATEGY.get(config.teaching(task).loss)
+        strategy = one_of.get(config.ensemble.strategy)
+        if "kd" in variants and natural is not None and strategy is not None and one_of[natural] != strategy:
+            found.append(
+                f"task '{task.name}': the teachers' average that belongs to {config.teaching(task).loss} is {natural}, "
+                f"ensemble.strategy is {config.ensemble.strategy}"
+            )
+    return found
 
 
 def stored_tasks(manifest: dict[str, Any]) -> dict[str, Task]:

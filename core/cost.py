@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,20 +22,23 @@ from rich.console import Console
 from rich.table import Table
 
 from core.batching import Batch
-from core.config import Config, TrainConfig, resolve_tasks
+from core.config import Config, resolve_tasks
 from core.device import Device, resolve_device
 from core.encoder import config_of, encode, encoder_from_config
 from core.optim import make_optimizer
 from core.pipeline import chosen_members, count_workers, source_digest
 from core.plan import STAGES, TRAINING_STAGES, Job, is_done, make_jobs
+from core.sections import TrainConfig
 from core.stages.prepare import generate_suite, load_source, shape_table
 from core.store import Run
+from core.synthetic import unlabelled_text
 from core.tasks import Task
 
 PROBE_STEPS = 6
 # WordPiece cuts an English word into this many tokens on GLUE; a word-level tokenizer into one.
 PIECES_A_WORD = 1.25
 SPECIAL_TOKENS = 3
+BYTES_A_WORD = 5.7  # of English prose, its space included
 
 
 class Size(NamedTuple):
@@ -125,8 +129,15 @@ def stage_cost(
     todo = [job for job in of_stage if not is_done(job, manifest)]
     steps, tokens, flops = 0, 0.0, 0.0
     for job in todo if stage in TRAINING_STAGES else []:
-        train: TrainConfig = getattr(config, stage)
-        mine = [sizes[job.spec["task"]]] if stage == "finetune" else list(sizes.values())
+        if stage == "pretrain":
+            read = config.pretrain.epochs * _pretrain_tokens(config)
+            steps += round(read / config.pretrain.max_length / config.pretrain.batch_size)
+            tokens += read
+            # Replaced-token detection also runs a generator of about half the width and depth.
+            flops += 6 * n_parameters * read * (1.3 if config.pretrain.objective == "rtd" else 1.0)
+            continue
+        train = TrainConfig(**job.spec["train"])
+        mine = [sizes[job.spec["task"]]] if "task" in job.spec else list(sizes.values())
         steps += train.epochs * sum(-(-size.n_train // train.batch_size) for size in mine)
         trained = train.epochs * sum(size.n_train * size.tokens for size in mine)
         # Teachers also pass over their training rows: the targets are made of that.
@@ -134,6 +145,16 @@ def stage_cost(
         tokens += trained
         flops += n_parameters * (6 * trained + 2 * passed)
     return StageCost(len(of_stage), len(todo), steps, tokens, flops)
+
+
+def _pretrain_tokens(config: Config) -> float:
+    """Tokens of one pass over the text: of a file from its size, as the text itself may be gigabytes."""
+    if config.pretrain.text is None:
+        sample = unlabelled_text(200, seed=config.data.seed)
+        return config.pretrain.sentences * sum(len(line.split()) for line in sample) / len(sample)
+    path = Path(config.pretrain.text)
+    files = sorted(path.glob("*.txt")) if path.is_dir() else [path]
+    return PIECES_A_WORD * sum(file.stat().st_size for file in files) / BYTES_A_WORD
 
 
 def measure_speed(encoder: Any, config: Config, sizes: Mapping[str, Size], device: Device, n_parameters: int) -> float:

@@ -8,12 +8,12 @@ a test reads it off the modules.
  - calls embeddings and layers itself, with attention through one function of ours (`attend`), so that a packed layout
    can replace that function and `encode` alone;
  - for heads that read only [CLS], computes only that row in the last layer: the others are dead work (SPEED, 5).
-   Exact; by arithmetic 5/6 of that layer's work;
+   Exact; by arithmetic 5/6 of that layer's work. Masked-token prediction reads only the masked rows (core/rtd);
  - draws dropout from 16-bit integers on a CPU, where torch's Bernoulli numbers cost as much as a matrix product
    (SPEED, 4; docs/decisions/003 has the measurements).
 Every other type runs as transformers has it.
 
-Shapes: B sequences, T tokens, H hidden, A attention heads, D = H / A.
+Shapes: B sequences, T tokens, K chosen tokens of each sequence, E embeddings, H hidden, A attention heads, D = H / A.
 """
 
 from __future__ import annotations
@@ -111,39 +111,68 @@ ALL_MASK_ATTENTION_FUNCTIONS.register(ATTENTION, sdpa_mask)
 # ---- running -------------------------------------------------------------------------------------------------------
 def encode(encoder: Any, batch: Batch, *, first_only: bool) -> Tensor:
     """Last hidden states (B, T, H), or (B, 1, H) of the first token with `first_only`, where the type allows it."""
-    types_BT = batch.is_b_BT.long() if getattr(encoder.config, "type_vocab_size", 0) > 1 else None
     if encoder.config.model_type not in BERT_LIKE:
+        types_BT = _types(encoder, batch)
         arguments: dict[str, Any] = {} if types_BT is None else {"token_type_ids": types_BT}
         mask_BT = None if batch.mask_BT is None else batch.mask_BT.long()
         return encoder(input_ids=batch.ids_BT, attention_mask=mask_BT, **arguments).last_hidden_state
-    hidden_BTH = encoder.embeddings(input_ids=batch.ids_BT, token_type_ids=types_BT)
+    hidden_BTH = embed(encoder, batch)
     if hasattr(encoder, "embeddings_project"):  # ELECTRA with narrow embeddings
         hidden_BTH = encoder.embeddings_project(hidden_BTH)
-    mask_B11T = None if batch.mask_BT is None else batch.mask_BT[:, None, None, :]
-    *layers, last = encoder.encoder.layer
-    for layer in layers:
+    return run_layers(encoder.encoder.layer, hidden_BTH, batch.mask_BT, first_only=first_only)
+
+
+def embed(encoder: Any, batch: Batch) -> Tensor:
+    """What goes into a BERT-like encoder's first layer, (B, T, E), E the width of its embeddings."""
+    return encoder.embeddings(input_ids=batch.ids_BT, token_type_ids=_types(encoder, batch))
+
+
+def run_layers(
+    layers: Any,
+    hidden_BTH: Tensor,
+    mask_BT: Tensor | None,
+    *,
+    first_only: bool = False,
+    places_BK: Tensor | None = None,
+) -> Tensor:
+    """The last of BERT-like `layers`: (B, T, H), (B, 1, H) of the first token, or (B, K, H) at `places_BK`."""
+    mask_B11T = None if mask_BT is None else mask_BT[:, None, None, :]
+    *before, last = layers
+    for layer in before:
         hidden_BTH = layer(hidden_BTH, mask_B11T)
-    return _first_row(last, hidden_BTH, mask_B11T) if first_only else last(hidden_BTH, mask_B11T)
+    if first_only:
+        return _some_rows(last, hidden_BTH, hidden_BTH[:, :1], mask_B11T)
+    if places_BK is not None:
+        return _some_rows(last, hidden_BTH, at_places(hidden_BTH, places_BK), mask_B11T)
+    return last(hidden_BTH, mask_B11T)
 
 
-def _first_row(layer: Any, hidden_BTH: Tensor, mask_B11T: Tensor | None) -> Tensor:
-    """What `layer` gives for the first token, (B, 1, H): keys and values of all tokens, all else of one."""
+def at_places(hidden_BTH: Tensor, places_BK: Tensor) -> Tensor:
+    """(B, K, H): row b holds the states at `places_BK[b]`."""
+    return hidden_BTH.gather(1, places_BK[:, :, None].expand(-1, -1, hidden_BTH.shape[2]))
+
+
+def _types(encoder: Any, batch: Batch) -> Tensor | None:
+    return batch.is_b_BT.long() if getattr(encoder.config, "type_vocab_size", 0) > 1 else None
+
+
+def _some_rows(layer: Any, hidden_BTH: Tensor, chosen_BKH: Tensor, mask_B11T: Tensor | None) -> Tensor:
+    """What `layer` gives for the chosen tokens, (B, K, H): keys and values of all tokens, all else of these."""
     attention = layer.attention.self
 
     def by_head(x: Tensor) -> Tensor:
         return x.view(len(x), -1, attention.num_attention_heads, attention.attention_head_size).transpose(1, 2)
 
-    first_B1H = hidden_BTH[:, :1]
-    mixed_B1AD, _ = attend(
+    mixed_BKAD, _ = attend(
         attention,
-        by_head(attention.query(first_B1H)),
+        by_head(attention.query(chosen_BKH)),
         by_head(attention.key(hidden_BTH)),
         by_head(attention.value(hidden_BTH)),
         mask_B11T,
         dropout=attention.dropout.p if attention.training else 0.0,
         scaling=attention.scaling,
     )
-    return layer.feed_forward_chunk(layer.attention.output(mixed_B1AD.flatten(2), first_B1H))
+    return layer.feed_forward_chunk(layer.attention.output(mixed_BKAD.flatten(2), chosen_BKH))
 
 
 # ---- making --------------------------------------------------------------------------------------------------------

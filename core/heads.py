@@ -105,12 +105,22 @@ class SanHead(nn.Module):
         return (draws_BK >= self.step_dropout) | (draws_BK == draws_BK.amax(dim=1, keepdim=True))
 
 
-def make_head(task: Task, hidden: int, *, head_dropout: float, san_steps: int, san_step_dropout: float) -> nn.Module:
-    """A fresh head of the task's kind. The task row's own `head_dropout`, where it has one, goes before the run's."""
+def make_head(
+    task: Task,
+    hidden: int,
+    *,
+    head_dropout: float,
+    san_steps: int,
+    san_step_dropout: float,
+    pair_head: str | None = None,
+) -> nn.Module:
+    """A fresh head of the task's kind. The task row's own `head_dropout`, where it has one, goes before the run's.
+    `pair_head` ("san" or "linear") replaces the row's head on pairs that are classified."""
     dropout = head_dropout if task.head_dropout is None else task.head_dropout
-    if task.head == "san":
+    kind = pair_head if pair_head is not None and task.is_pair and task.head in ("san", "linear") else task.head
+    if kind == "san":
         return SanHead(task, hidden, dropout=dropout, steps=san_steps, step_dropout=san_step_dropout)
-    return HEADS[task.head](task, hidden, dropout=dropout)
+    return HEADS[kind](task, hidden, dropout=dropout)
 
 
 HEADS: dict[str, type[nn.Module]] = {

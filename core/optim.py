@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from core.config import TrainConfig
+from core.sections import TrainConfig
 
 
 class Adamax(torch.optim.Adamax):

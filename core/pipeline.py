@@ -21,7 +21,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from core.config import Config, differences, digest, resolve_tasks
+from core.config import Config, differences, digest, resolve_tasks, warnings_of
 from core.data import fingerprint, source_files
 from core.plan import STAGES, TRAINING_STAGES, Job, is_done, lost_by, make_jobs
 from core.progress import Progress
@@ -38,25 +38,29 @@ def run_pipeline(
     *,
     first_stage: str | None = None,
     only_stage: str | None = None,
+    last_stage: str | None = None,
     update: bool = False,
     progress: Progress,
 ) -> dict[str, Any]:
     """Brings `run` up to date with `config` and returns its manifest.
 
     `first_stage` redoes that stage and all after it; `only_stage` redoes that one alone, and fails when what it needs
-    is not up to date. Raises `ValueError` for a run directory of another config, see `update`.
+    is not up to date; `last_stage` stops after that one. Raises `ValueError` for a run directory of another config, see `update`.
     """
-    for stage in (first_stage, only_stage):
+    for stage in (first_stage, only_stage, last_stage):
         if stage is not None and stage not in STAGES:
             raise ValueError(f"stage '{stage}' is not known, expected one of {', '.join(STAGES)}")
     tasks = resolve_tasks(config)
     source = source_digest(config, tasks)
     forced = _forced_stages(first_stage, only_stage)
     manifest = _open(run, config, tasks, source, update=update, first_stage=first_stage or only_stage, forced=forced)
+    for warning in manifest["warnings"]:
+        progress.note(f"note: {warning}")
     with ExitStack() as stack:
         workers: Workers | None = None
         stack.push(lambda kind, error, trace: _log_stop(run, error))
-        for stage in [only_stage] if only_stage is not None else STAGES:
+        wanted = STAGES if last_stage is None else STAGES[: STAGES.index(last_stage) + 1]
+        for stage in [only_stage] if only_stage is not None else wanted:
             chosen = chosen_members(run, config, tasks, source, manifest)
             jobs = make_jobs(config, tasks, source_digest=source, chosen=chosen)
             if only_stage is not None:
@@ -67,7 +71,8 @@ def run_pipeline(
             of_stage = [job for job in jobs.values() if job.stage == stage]
             todo = [job for job in of_stage if stage in forced or not is_done(job, manifest)]
             if not todo:
-                progress.skipped(stage)
+                if of_stage:
+                    progress.skipped(stage)
                 continue
             if stage in forced:
                 for job in todo:
@@ -75,10 +80,10 @@ def run_pipeline(
             if workers is None:
                 run.remove_leftovers()
                 workers = stack.enter_context(_start_workers(config, tasks, progress))
-            # Members whose weights were deleted train again before the teachers that start from them.
-            for batch in (_jobs_with_lost_weights(run, jobs, todo), todo):
-                _run_jobs(run, config, tasks, batch, jobs["prepare"].key, manifest, workers, progress)
-    if not config.runtime.keep_models and only_stage is None:
+            # Models whose weights were deleted train again before those that start from them.
+            for wave in waves([*_jobs_with_lost_weights(run, jobs, todo), *todo]):
+                _run_jobs(run, config, tasks, wave, jobs["prepare"].key, manifest, workers, progress)
+    if not config.runtime.keep_models and only_stage is None and last_stage is None:
         shutil.rmtree(run.path / "models", ignore_errors=True)
     return manifest
 
@@ -107,6 +112,18 @@ def _run_jobs(
         run.write_manifest(manifest)
         run.log("done", job=job.name, stage=job.stage, seconds=seconds)
         progress.finished(job.name, result.seconds)
+
+
+def waves(jobs: Sequence[Job]) -> list[list[Job]]:
+    """`jobs` in groups that can run side by side: a job comes after those of `jobs` that it needs."""
+    groups: list[list[Job]] = []
+    wave_of: dict[str, int] = {}
+    for job in jobs:  # in an order in which they can run one by one
+        wave = 1 + max((wave_of[need] for need in job.needs if need in wave_of), default=-1)
+        wave_of[job.name] = wave
+        groups += [[]] * (wave + 1 - len(groups))
+        groups[wave] = [*groups[wave], job]
+    return groups
 
 
 def _log_stop(run: Run, error: BaseException | None) -> None:
@@ -160,6 +177,7 @@ def _open(
         | {name: metadata.version(name) for name in PACKAGES},
         "machine": {"system": platform.platform(), "cores": os.cpu_count()},
         "seed": config.seed,
+        "warnings": warnings_of(config, tasks),
         "jobs": {},
     }
     if not run.exists():
@@ -197,7 +215,7 @@ def _forget(run: Run, manifest: dict[str, Any], jobs: Mapping[str, Job], *, stag
         if name in jobs:
             stale = not is_done(jobs[name], manifest)
         else:
-            stale = chosen_known or record["stage"] in ("multitask", "ensemble", "evaluate")
+            stale = chosen_known or record["stage"] in ("pretrain", "multitask", "ensemble", "evaluate")
         if not stale or (record["stage"] in (*TRAINING_STAGES, "prepare") and record["stage"] not in stages):
             continue
         del manifest["jobs"][name]
@@ -226,20 +244,25 @@ def _require_inputs(stage: str, jobs: dict[str, Job], manifest: dict[str, Any]) 
 
 
 def _jobs_with_lost_weights(run: Run, jobs: dict[str, Job], todo: Sequence[Job]) -> list[Job]:
-    """The finished jobs whose weights `todo` starts from and somebody deleted: they come out the same again."""
-    lost = dict.fromkeys(
-        job.weights_of
-        for job in todo
-        if job.weights_of is not None and not (run.model_dir(job.weights_of) / "model.json").exists()
-    )
-    return [jobs[name] for name in lost]
+    """The finished jobs whose weights `todo` starts from and somebody deleted, and theirs in turn, in the order in
+    which they can run: they come out the same again."""
+    wanted = [name for job in todo for name in job.weights_of]
+    lost: set[str] = set()
+    while wanted:
+        name = wanted.pop()
+        folder = run.model_dir(name)
+        whole = (folder / "model.json").exists() or (folder / "pretrain.json").exists()
+        if not whole and name not in lost and jobs[name] not in todo:
+            lost.add(name)
+            wanted += jobs[name].weights_of
+    return [job for name, job in jobs.items() if name in lost]
 
 
 def count_workers(config: Config, tasks: dict[str, Task], device_type: str) -> int:
     """Jobs at a time: one a core on a CPU, one on an accelerator, never more than a stage has jobs."""
     free = max(1, (os.cpu_count() or 1) // config.runtime.threads) if device_type == "cpu" else 1
     n_teachers = config.select.top_k * sum(task.has_teacher for task in tasks.values())
-    n_students = len(config.distill.variants) * config.distill.seeds
+    n_students = len(config.distill.variants) * config.distill.seeds * (1 + len(tasks) * bool(config.distill.finetuned))
     return min(config.runtime.workers or free, max(len(config.multitask.members), n_teachers, n_students))
 
 

@@ -1,9 +1,9 @@
 """Which jobs make a run, what each needs, and whether it is up to date. Pure: config in, jobs out.
 
-A stage is one or more *jobs*; a job is what is trained, skipped, resumed or redone as a whole: member `mt-2`, teacher
-`ft-2-nli`, student `st-kd-s0`. A job's key is a digest of its own part of the config, the keys of the jobs that it
-needs, and the code's version. So changing one member's dropout redoes that member and what depends on it, and a
-larger `distill.seeds` only adds students.
+A stage is one or more *jobs*; a job is what is trained, skipped, resumed or redone as a whole: pre-trained encoder
+`pt-1`, member `mt-2`, teacher `ft-2-nli`, student `st-kd-s0`. A job's key is a digest of its own part of the config,
+the keys of the jobs that it needs, and the code's version. So changing one member's dropout redoes that member and what
+depends on it, and a larger `distill.seeds` only adds students.
 
 The teachers' names depend on the selection, so their jobs are known after `select` has run; before that,
 `make_jobs` leaves them and what follows out.
@@ -11,29 +11,30 @@ The teachers' names depend on the selection, so their jobs are known after `sele
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
-from core.config import NEEDS_TEACHER, Config, TrainConfig, digest
+from core.config import Config, digest
+from core.sections import NEEDS_TEACHER, TrainConfig
 from core.tasks import Task
 
-STAGES = ("prepare", "multitask", "select", "finetune", "ensemble", "distill", "evaluate")
-TRAINING_STAGES = ("multitask", "finetune", "distill")
+STAGES = ("prepare", "pretrain", "multitask", "select", "finetune", "ensemble", "distill", "evaluate")
+TRAINING_STAGES = ("pretrain", "multitask", "finetune", "distill")
 
 # Part of every key: raise it when a change of the code changes results, and every run is redone.
-CODE_VERSION = 1
+CODE_VERSION = 2
 
 
 class Job(NamedTuple):
-    """One unit of work. `weights_of` names the job whose model this one starts from."""
+    """One unit of work. `weights_of` names the jobs whose models this one loads; they are among its `needs`."""
 
     stage: str
     name: str
     spec: dict[str, Any]
     needs: tuple[str, ...]
     key: str
-    weights_of: str | None = None
+    weights_of: tuple[str, ...] = ()
 
 
 def make_jobs(
@@ -46,13 +47,19 @@ def make_jobs(
     """
     jobs: dict[str, Job] = {}
 
-    def add(stage: str, name: str, spec: dict[str, Any], needs: Sequence[str], weights_of: str | None = None) -> None:
+    def add(stage: str, name: str, spec: dict[str, Any], needs: Sequence[str], weights_of: Sequence[str] = ()) -> None:
+        needs = tuple(dict.fromkeys((*needs, *weights_of)))
         inputs = {need: jobs[need].key for need in needs}
         key = digest({"code": CODE_VERSION, "stage": stage, "name": name, "spec": spec, "inputs": inputs})
-        jobs[name] = Job(stage, name, spec, tuple(needs), key, weights_of)
+        jobs[name] = Job(stage, name, spec, needs, key, tuple(weights_of))
 
     teacher_tasks = [name for name, task in tasks.items() if task.has_teacher]
-    numerics = {"dtype": config.runtime.dtype, "threads": config.runtime.threads}
+    common: dict[str, Any] = {
+        "dtype": config.runtime.dtype,
+        "threads": config.runtime.threads,
+        "model": _model_part(config),
+    }
+    start_of = {encoder: (name,) for encoder, name in config.pretrained.items()}
     add(
         "prepare",
         "prepare",
@@ -66,47 +73,127 @@ def make_jobs(
         },
         (),
     )
-    for name, settings in config.multitask.members.items():
-        spec: dict[str, Any] = {"member": settings, "seed": config.seed, **numerics}
-        spec |= {"train": _train_part(config.multitask), "model": _model_part(config)}
-        add("multitask", name, spec, ("prepare",))
-    members = list(config.multitask.members)
+    for encoder, pretrained in config.pretrained.items():
+        spec: dict[str, Any] = {
+            "encoder": encoder,
+            "pretrain": config.pretrain.model_dump(),
+            "dtype": config.runtime.dtype,
+        }
+        add("pretrain", pretrained, spec | {"seed": config.seed}, ("prepare",))
+
+    def add_member(stage: str, name: str, member: dict[str, Any], **held_out: Any) -> None:
+        own = {key: member[key] for key in ("lr", "clip_norm", "epochs")}
+        spec: dict[str, Any] = {
+            "member": member,
+            "seed": config.seed,
+            "train": {**_train_part(config.multitask), **own},
+            **common,
+        }
+        weights = (member["continues"],) if member["continues"] else start_of.get(member["encoder"], ())
+        add(stage, name, spec | held_out, ("prepare",), weights)
+
+    members = config.multitask.members
+    for name, settings in members.items():
+        add_member("multitask", name, settings)
     leaks = config.select.split == config.evaluate.split  # selection.json says so, and must not say it of another split
-    add("select", "select", {**config.select.model_dump(), "teacher_tasks": teacher_tasks, "leaks": leaks}, members)
+    spec = {**config.select.model_dump(), "teacher_tasks": teacher_tasks, "leaks": leaks}
+    add("select", "select", spec, list(members))
     if chosen is None:
         return jobs
 
-    teachers: list[str] = []
-    for member in chosen:
-        for task in teacher_tasks:
-            name = teacher_name(member, task)
-            spec = {"task": task, "seed": [config.seed, config.finetune.seed], **numerics}
-            spec |= {"dropout": config.multitask.members[member]["dropout"]}
-            spec |= {"train": _train_part(config.finetune), "model": _model_part(config)}
-            add("finetune", name, spec, (member,), weights_of=member)
-            teachers.append(name)
-    spec = {"strategy": config.ensemble.strategy, "members": list(chosen), "teacher_tasks": teacher_tasks}
-    add("ensemble", "ensemble", spec, (*chosen, *teachers))
-    for variant in config.distill.variants:
-        for seed in range(config.distill.seeds):
-            name = student_name(variant, seed)
-            spec = {"variant": variant, "seed": [config.seed, seed], **numerics}
-            spec |= {"encoder": config.student_encoder, "dropout": config.distill.dropout}
-            spec |= {"train": _train_part(config.distill), "model": _model_part(config)}
-            if NEEDS_TEACHER[variant]:
-                spec |= {key: getattr(config.distill, key) for key in ("loss", "alpha", "temperature")}
-            add("distill", name, spec, ("prepare", "ensemble") if NEEDS_TEACHER[variant] else ("prepare",))
-    add("evaluate", "evaluate", config.evaluate.model_dump(), [name for name in jobs if name != "select"])
+    def add_teacher(member: str, task: str, start: str, **held_out: Any) -> str:
+        name = teacher_name(member, task, **held_out)
+        spec: dict[str, Any] = {"task": task, "member": members[member], "seed": [config.seed, config.finetune.seed]}
+        spec |= {"train": _train_part(config.finetune), **common, **held_out}
+        add("finetune", name, spec, (), (start,))
+        return name
+
+    teachers = [add_teacher(member, task, member) for member in chosen for task in teacher_tasks]
+    if config.ensemble.targets == "out_of_fold":
+        n_folds = config.ensemble.folds
+        for member in chosen:
+            for fold in range(n_folds):
+                held_out = {"fold": fold, "n_folds": n_folds, "held_out_tasks": teacher_tasks}
+                add_member("finetune", f"{member}-f{fold}", members[member], **held_out)
+                for task in teacher_tasks:
+                    teachers.append(add_teacher(member, task, f"{member}-f{fold}", fold=fold, n_folds=n_folds))
+    spec = config.ensemble.model_dump(exclude={"soups"})
+    add("ensemble", "ensemble", spec | {"members": list(chosen), "teacher_tasks": teacher_tasks}, (*chosen, *teachers))
+    for soup in config.ensemble.soups:
+        spec = {"soup": soup, "fit_split": config.ensemble.fit_split, "members": list(chosen)}
+        add("ensemble", f"soup-{soup}", spec, (), chosen)
+    _add_students(config, tasks, add, start_of.get(config.student_encoder, ()), common)
+    add("evaluate", "evaluate", {**config.evaluate.model_dump(), "models": scored_models(config, jobs)}, [
+        name for name in jobs if name not in ("prepare", "select") and jobs[name].stage != "pretrain"
+    ])  # fmt: skip
     return jobs
 
 
-def teacher_name(member: str, task: str) -> str:
-    """`mt-2`, `mnli` -> `ft-2-mnli`."""
-    return f"ft-{member.removeprefix('mt-')}-{task}"
+def _add_students(
+    config: Config, tasks: Mapping[str, Task], add: Callable[..., None], start: Sequence[str], common: dict[str, Any]
+) -> None:
+    """Each variant and seed; for `kd` further generations, each taught by the one before; fine-tuned ones."""
+    distill = config.distill
+    taught = {name: config.teaching(task)._asdict() for name, task in tasks.items() if task.has_teacher}
+    # What a variant reads of the config: a change of alpha must not redo `hard`.
+    reads: dict[str, dict[str, Any]] = {
+        **{variant: {"teaching": taught} for variant in ("kd", "dkpp", "adaptive_smoothing", "truth")},
+        "label_smoothing": {"smoothing": distill.smoothing},
+    }
+    for variant in distill.variants:
+        for seed in range(distill.seeds):
+            spec = {"variant": variant, "seed": [config.seed, seed], "encoder": config.student_encoder, **common}
+            spec |= {"dropout": distill.dropout, "rtd_weight": distill.rtd_weight, "teacher_tasks": list(taught)}
+            training = {"train": _train_part(distill), **reads.get(variant, {})}
+            previous = student_name(variant, seed)
+            add("distill", previous, spec | training, ("ensemble",) if NEEDS_TEACHER[variant] else ("prepare",), start)
+            for generation in range(2, distill.generations + 1 if variant == "kd" else 2):
+                name = student_name(variant, seed, generation)
+                own = {"generation": generation, "taught_by": previous}
+                add("distill", name, spec | training | own, ("prepare",), (*start, previous))
+                previous = name
+            for task in tasks if variant in distill.finetuned else ():
+                name = f"{student_name(variant, seed)}-ft-{task}"
+                own = {"task": task, "train": _train_part(config.finetune), "finetune_seed": config.finetune.seed}
+                add("distill", name, spec | own, (), (student_name(variant, seed),))
 
 
-def student_name(variant: str, seed: int) -> str:
-    return f"st-{variant}-s{seed}"
+def scored_models(config: Config, jobs: Mapping[str, Job]) -> dict[str, int | None]:
+    """Every model that is predicted and scored, with the seed that tells it from its siblings: a member's own, a
+    student's s. Not those of out-of-fold targets, which exist to label the examples that they have not seen."""
+    models: dict[str, int | None] = {}
+    for name, job in jobs.items():
+        if job.stage == "ensemble" and name == "ensemble":
+            models |= dict.fromkeys(map(ensemble_name, (config.ensemble.strategy, *config.ensemble.compare)))
+        elif "fold" in job.spec or job.stage not in ("multitask", "finetune", "ensemble", "distill"):
+            continue
+        elif job.stage == "multitask":
+            models[name] = job.spec["member"]["seed"]
+        else:
+            models[name] = job.spec["seed"][1] if job.stage == "distill" else None
+    return models
+
+
+def teacher_name(member: str, task: str, fold: int | None = None, **_: Any) -> str:
+    """`mt-2`, `mnli` -> `ft-2-mnli`; `ft-2-mnli-f0` is its like that was not trained on fold 0."""
+    return f"ft-{member.removeprefix('mt-')}-{task}" + ("" if fold is None else f"-f{fold}")
+
+
+def student_name(variant: str, seed: int, generation: int = 1) -> str:
+    return f"st-{variant}" + (f"-g{generation}" if generation > 1 else "") + f"-s{seed}"
+
+
+def student_groups(config: Config, task: str) -> dict[str, list[str]]:
+    """Names of the students that differ by seed alone, by what they are: `hard`, `kd`, controls, `kd-g2` (the second
+    generation), `kd-ft` (fine-tuned on `task`)."""
+    seeds, groups = range(config.distill.seeds), dict[str, list[str]]()
+    for variant in config.distill.variants:
+        for generation in range(1, (config.distill.generations if variant == "kd" else 1) + 1):
+            label = variant if generation == 1 else f"{variant}-g{generation}"
+            groups[label] = [student_name(variant, seed, generation) for seed in seeds]
+    for variant in config.distill.finetuned:
+        groups[f"{variant}-ft"] = [f"{student_name(variant, seed)}-ft-{task}" for seed in seeds]
+    return groups
 
 
 def ensemble_name(strategy: str) -> str:
@@ -135,7 +222,9 @@ def lost_by(jobs: Mapping[str, Job], manifest: Mapping[str, Any], *, chosen_know
         if name in jobs:
             if jobs[name].key != record["key"]:
                 lost.append(name)
-        elif chosen_known or record["stage"] == "multitask" or (choice_changed and not _is_untaught(name)):
+        elif (
+            chosen_known or record["stage"] in ("pretrain", "multitask") or (choice_changed and not _is_untaught(name))
+        ):
             lost.append(name)
     # Examples alone are made again in seconds: a first try that stopped at a wrong encoder is not worth a question.
     return [] if lost == ["prepare"] else lost

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.special import log_softmax, logsumexp
 
 from core.batching import TaskData, cut, make_batch, on_device
 from core.device import Device
@@ -22,12 +23,30 @@ TOKENS_A_BATCH = 16_384
 EXAMPLES_A_BATCH = 1_024
 
 
-@torch.inference_mode()
-def predict(model: MultiTaskModel, data: TaskData, rows: np.ndarray, device: Device) -> np.ndarray:
+def predict(
+    model: MultiTaskModel, data: TaskData, rows: np.ndarray, device: Device, *, mc_passes: int = 0
+) -> np.ndarray:
     """Logits (N, C) in float32, or values (N,) for regression, in the order of `rows`. Leaves the model in the mode
-    that it found it in."""
+    that it found it in.
+
+    With `mc_passes`, dropout stays on and the passes are averaged: log of the mean probability, or the mean value (MC
+    dropout, Gal & Ghahramani 2016). Draws from torch's generator, so seed it.
+    """
     was_training = model.training
-    model.eval()
+    model.train(mc_passes > 0)
+    if mc_passes:
+        passes = np.stack([_one_pass(model, data, rows, device) for _ in range(mc_passes)])
+        is_value = data.task.kind == "regression"
+        outputs = passes.mean(0) if is_value else logsumexp(log_softmax(passes, axis=-1), axis=0) - np.log(mc_passes)
+        outputs = outputs.astype(np.float32)
+    else:
+        outputs = _one_pass(model, data, rows, device)
+    model.train(was_training)
+    return outputs
+
+
+@torch.inference_mode()
+def _one_pass(model: MultiTaskModel, data: TaskData, rows: np.ndarray, device: Device) -> np.ndarray:
     width = () if data.task.kind == "regression" else (data.task.n_outputs,)
     outputs = np.zeros((len(rows), *width), np.float32)
     position = np.argsort(-data.lengths[rows], kind="stable")
@@ -38,7 +57,6 @@ def predict(model: MultiTaskModel, data: TaskData, rows: np.ndarray, device: Dev
         values = logits.float().cpu().numpy()
         outputs[position[start : start + len(batch_rows)]] = values[:, 0] if not width else values
         start += len(batch_rows)
-    model.train(was_training)
     return outputs
 
 
@@ -51,6 +69,7 @@ def predict_texts(
     *,
     max_length: int,
     device: Device,
+    mc_passes: int = 0,
 ) -> np.ndarray:
     """Outputs for a person's own texts; for ranking `text_b` holds each question's candidates."""
     n = len(text_a)
@@ -63,4 +82,4 @@ def predict_texts(
     tokens = encode_texts(tokenizer, a, b, max_length=max_length)
     unknown = torch.full((n,), -1)
     data = on_device(task, tokens, np.arange(n).astype(str), np.full(n, "own"), unknown, device.device)
-    return predict(model, data, np.arange(n), device)
+    return predict(model, data, np.arange(n), device, mc_passes=mc_passes)

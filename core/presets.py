@@ -14,17 +14,18 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from core.config import (
+from core.config import Config, validated
+from core.sections import (
     GLUE_TEACHERS,
-    Config,
+    NEEDS_TEACHER,
     DataConfig,
     DistillConfig,
     EvaluateConfig,
     FinetuneConfig,
     ModelConfig,
     MultitaskConfig,
+    PretrainConfig,
     SelectConfig,
-    validated,
 )
 from core.tasks import GLUE, load_tasks_yaml
 
@@ -56,10 +57,46 @@ def _demo() -> Config:
         preset="demo",
         data=DataConfig(n_train=4600, n_dev=500, n_test=2000, selection=400),
         model=ModelConfig(tokenizer="word", max_length=64, san_steps=2),
+        pretrain=PretrainConfig(
+            objective="rtd", sentences=20_000, epochs=2, lr=1.2e-3, batch_size=64, eval_every_epochs=0, threads=2
+        ),
         multitask=MultitaskConfig(encoders=(encoder,), seeds=(0, 1), epochs=3, **recipe),
         finetune=FinetuneConfig(**{**recipe, "epochs": 3, "lr": 1e-3, "warmup_frac": 0.1}),
         distill=DistillConfig(seeds=3, epochs=3, **recipe),
     )
+
+
+def _controls() -> Config:
+    """`demo` with every control beside `hard` and `kd`, every way of combining, and five student seeds."""
+    demo = _demo()
+    compare = ("geometric_mean", "mean_logits", "weighted", "calibrated", "greedy", "stacking")
+    return _changed(
+        demo,
+        preset="controls",
+        distill={"variants": tuple(NEEDS_TEACHER), "seeds": 5},
+        ensemble={"compare": compare, "soups": ("uniform", "greedy")},
+    )
+
+
+def _pool() -> Config:
+    """`demo` with members made in every way, twelve in all, and the six best kept."""
+    demo = _demo()
+    members = [
+        *({"dropout": dropout} for dropout in (0.1, 0.2, 0.3)),
+        {"seed": 1},
+        {"lr": 2 * demo.multitask.lr},
+        {"head": "linear"},
+        {"encoder": "random:bert(layers=3,hidden=48,heads=4,ffn=96)"},
+        {"bagging": 1.0},
+        {"seed": 2, "mc_passes": 8},
+        {"seed": 3, "snapshots": demo.multitask.epochs},
+    ]
+    return _changed(demo, preset="pool", multitask={"pool": members}, select={"top_k": 6})
+
+
+def _changed(config: Config, *, preset: str, **sections: dict[str, Any]) -> Config:
+    values = config.model_dump()
+    return validated({**values, "preset": preset, **{name: {**values[name], **own} for name, own in sections.items()}})
 
 
 def _glue_small() -> Config:
@@ -109,6 +146,8 @@ def _paper() -> Config:
 PRESETS: dict[str, Callable[[], Config]] = {
     "smoke": _smoke,
     "demo": _demo,
+    "controls": _controls,
+    "pool": _pool,
     "glue-small": _glue_small,
     "glue-base": _glue_base,
     "paper": _paper,

@@ -23,7 +23,8 @@ from rich.table import Table
 from core.comparisons import mean_and_se, paired_difference
 from core.config import Config, stored_tasks, validated
 from core.metrics import HIGHER_IS_BETTER
-from core.plan import STAGES, ensemble_name, student_name, teacher_name
+from core.plan import STAGES, ensemble_name, student_groups, teacher_name
+from core.sections import NEEDS_TEACHER
 from core.store import Run, read_json
 from core.tasks import Task
 
@@ -110,7 +111,7 @@ def _table(
         if averages and names:
             columns = {
                 column: np.mean([values[name][column] for name in names], axis=0)
-                for column in COLUMNS
+                for column in values[names[0]]
                 if all(column in values[name] for name in names)
             }
             rows.append({"name": AVERAGES[group], "average": True, "tasks": names, **_summary(columns, metric)})
@@ -132,9 +133,11 @@ def _values(
         best = max(teachers, key=lambda teacher: scores[teacher, task.name, "selection", "score"])
         columns["best_teacher"] = np.array([scores[best, task.name, split, metric]])
     columns["ensemble"] = np.array([scores[ensemble, task.name, split, metric]])
-    for variant in config.distill.variants:
-        students = [student_name(variant, seed) for seed in range(config.distill.seeds)]
-        columns[variant] = np.array([scores[student, task.name, split, metric] for student in students])
+    for label, students in student_groups(config, task.name).items():
+        columns[label] = np.array([scores[student, task.name, split, metric] for student in students])
+    names = [ensemble_name(strategy) for strategy in config.ensemble.compare]
+    for name in (*names, *(f"soup-{soup}" for soup in config.ensemble.soups)):
+        columns[name] = np.array([scores[name, task.name, split, metric]])
     return columns
 
 
@@ -144,15 +147,24 @@ def _summary(columns: dict[str, np.ndarray], metric: str) -> dict[str, Any]:
     for column, values in columns.items():
         mean, se, n = mean_and_se(values)
         summary[column] = {"mean": mean, "se": None if np.isnan(se) else se, "n": n}
+    better = HIGHER_IS_BETTER[metric]
     if "hard" in columns and "kd" in columns:
-        difference = paired_difference(columns["kd"], columns["hard"], higher_is_better=HIGHER_IS_BETTER[metric])
-        summary["difference"] = {
-            "mean": difference.mean,
-            "se": None if np.isnan(difference.se) else difference.se,
-            "n": difference.n,
-            "verdict": difference.verdict,
-        }
+        summary["difference"] = _difference(columns["kd"], columns["hard"], better)
+    # Students are paired by seed with both anchors: what does a variant add to gold, what does kd add to the variant?
+    students = [name for name in columns if name.split("-")[0] in NEEDS_TEACHER]
+    for anchor in ("hard", "kd"):
+        if anchor in columns:
+            differences = {
+                name: _difference(columns[name], columns[anchor], better) for name in students if name != anchor
+            }
+            summary[f"minus_{anchor}"] = differences
     return summary
+
+
+def _difference(a: np.ndarray, b: np.ndarray, higher_is_better: bool) -> dict[str, Any]:
+    difference = paired_difference(a, b, higher_is_better=higher_is_better)
+    se = None if np.isnan(difference.se) else difference.se
+    return {"mean": difference.mean, "se": se, "n": difference.n, "verdict": difference.verdict}
 
 
 # ---- on a terminal -------------------------------------------------------------------------------------------------
@@ -171,6 +183,12 @@ def render_report(report: dict[str, Any], console: Console, *, full: bool = Fals
     names = [name for name in report["tables"] if full or name in ("score", "score_mm", "kl_truth")]
     for name in names:
         console.print(_drawn(report["tables"][name], TITLES[name], report))
+    for name in ("score", "kl_truth"):
+        row = next((row for row in report["tables"].get(name, ()) if row["name"] == AVERAGES["teacher"]), None)
+        if row is not None and len(row.get("minus_hard", {})) > 1:
+            console.print(_controls(row, TITLES[name]))
+        if row is not None and any(column.startswith(("ens-", "soup-")) for column in row):
+            console.print(_other_ensembles(row, TITLES[name]))
     console.print(_in_words(report), highlight=False)
 
 
@@ -195,6 +213,48 @@ def _drawn(rows: list[dict[str, Any]], title: str, report: dict[str, Any]) -> Ta
     return table
 
 
+def _controls(row: dict[str, Any], title: str) -> Table:
+    """Every student variant on the tasks with a teacher, beside the two that it is compared with."""
+    table = Table(title=f"[bold]What teaches? Tasks with a teacher. {title}[/bold]", title_justify="left",
+                  box=box.SIMPLE_HEAD, pad_edge=False)  # fmt: skip
+    table.add_column("student", no_wrap=True)
+    for heading in ("mean", "minus hard", "says", "minus kd", "says"):
+        table.add_column(heading, justify="left" if heading == "says" else "right", no_wrap=True)
+    for name in ("hard", *row["minus_hard"]):
+        cells = [f"{name}  [dim]{_VARIANT_WORDS.get(name, '')}[/dim]", _cell(row[name])]
+        for anchor in ("hard", "kd"):
+            difference = row.get(f"minus_{anchor}", {}).get(name)
+            cells += [_cell(difference, sign=True), _verdict(difference)]
+        table.add_row(*cells)
+    return table
+
+
+def _other_ensembles(row: dict[str, Any], title: str) -> Table:
+    table = Table(title=f"[bold]Ways of combining. {title.partition(' (')[0].partition(':')[0]}[/bold]", title_justify="left",
+                  box=box.SIMPLE_HEAD, pad_edge=False)  # fmt: skip
+    table.add_column("ensemble", no_wrap=True)
+    table.add_column("mean of tasks", justify="right", no_wrap=True)
+    table.add_row("the teachers' targets", _cell(row["ensemble"]))
+    for name in row:
+        if name.startswith(("ens-", "soup-")):
+            table.add_row(name, _cell(row[name]))
+    return table
+
+
+def _verdict(difference: dict[str, Any] | None) -> str:
+    verdict = "" if difference is None else difference["verdict"].replace("difference", "diff.")
+    return _VERDICT_STYLES.get(verdict, "[dim]") + verdict if verdict else ""
+
+
+_VARIANT_WORDS = {
+    "hard": "gold alone",
+    "kd": "the teachers",
+    "label_smoothing": "uniform teacher",
+    "cwtm": "gold by confidence",
+    "dkpp": "wrong classes permuted",
+    "adaptive_smoothing": "wrong classes evened",
+    "truth": "exact posterior",
+}
 # Colours as everywhere in the project: teachers violet, student orange, student without distillation blue.
 _STYLES = {"single": "", "best_teacher": "magenta", "ensemble": "magenta", "hard": "blue", "kd": "orange3"}
 _VERDICT_STYLES = {"better": "[green]", "worse": "[red]"}

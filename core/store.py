@@ -193,13 +193,21 @@ class Run:
 
     # ---- dynamics
     def write_dynamics(self, model: str, task: Task, example_ids: np.ndarray, outputs_ENC: np.ndarray) -> None:
-        """Training logits of every epoch: E x N rows of (example_id, epoch, logits | value)."""
-        n_epochs, n = outputs_ENC.shape[:2]
+        """Training logits of every epoch: rows of (example_id, epoch, logits | value), E x N of them where an epoch
+        sees every example once. Leaves out an example in an epoch that did not see it (NaN); of an example that is
+        there more than once (bagging), an epoch keeps the first."""
+        # An example's repeats share the number of its first row.
+        first: dict[str, int] = {}
+        first_row = np.array([first.setdefault(name, i) for i, name in enumerate(example_ids)], np.int64)
+        kept = []
+        for outputs_NC in outputs_ENC:
+            seen = np.flatnonzero(~np.isnan(outputs_NC).all(axis=1))
+            kept.append(seen[np.unique(first_row[seen], return_index=True)[1]])
+        flat = np.concatenate([outputs_NC[rows] for outputs_NC, rows in zip(outputs_ENC, kept, strict=True)])
         columns: dict[str, pa.Array] = {
-            "example_id": pa.array(np.tile(example_ids, n_epochs), pa.string()),
-            "epoch": pa.array(np.repeat(np.arange(n_epochs, dtype=np.int16), n)),
+            "example_id": pa.array(example_ids[np.concatenate(kept)], pa.string()),
+            "epoch": pa.array(np.repeat(np.arange(len(kept), dtype=np.int16), [len(rows) for rows in kept])),
         }
-        flat = outputs_ENC.reshape(n_epochs * n, -1)
         if task.kind == "regression":
             columns["value"] = pa.array(flat[:, 0], pa.float32())
         else:
@@ -213,17 +221,23 @@ class Run:
         self,
         task: Task,
         example_ids: np.ndarray,
-        logits_NC: np.ndarray,
+        outputs: np.ndarray,
         *,
         members: list[str],
         in_sample: np.ndarray,
     ) -> None:
-        """What a student is taught on `task`. `in_sample`: was the example in its teachers' training set?"""
+        """What a student is taught on `task`: logits (N, C), for regression mean and spread of the teachers (N, 2).
+        `in_sample`: was the example in its teachers' training set?"""
         n = len(example_ids)
+        taught = (
+            {"value": pa.array(outputs[:, 0], pa.float32()), "std": pa.array(outputs[:, 1], pa.float32())}
+            if task.kind == "regression"
+            else {"logits": _rows_to_lists(outputs)}
+        )
         # Dictionary encoding keeps the constant columns at a few bytes, in memory and on disk.
         columns = {
             "example_id": pa.array(example_ids, pa.string()),
-            "logits": _rows_to_lists(logits_NC),
+            **taught,
             "members": _constant_list(members, n),
             "in_sample": pa.array(in_sample, pa.bool_()),
             "label_names": _constant_list(list(task.labels), n),
@@ -232,8 +246,9 @@ class Run:
             pq.write_table(pa.table(columns), temporary)
 
     def read_targets(self, task: Task, example_ids: np.ndarray) -> np.ndarray:
-        """Target logits (N, C) in the order of `example_ids`, joined by id. Raises `ValueError` when an id has no
-        target, or when the file's label names are not the task's: a mix-up of names would teach another task."""
+        """Target logits (N, C), or mean and spread (N, 2), in the order of `example_ids`, joined by id. Raises
+        `ValueError` when an id has no target, or when the file's label names are not the task's: a mix-up of names
+        would teach another task."""
         path = self.targets_path(task.name)
         if not path.exists():
             raise ValueError(f"{path} does not exist; run stage 'ensemble' first")
@@ -242,6 +257,8 @@ class Run:
         if names != task.labels:
             raise ValueError(f"{path} has the labels {names}, task '{task.name}' has {task.labels}; redo 'ensemble'")
         rows = rows_of_ids(table["example_id"].to_numpy(zero_copy_only=False), example_ids, what=str(path))
+        if task.kind == "regression":
+            return np.stack([table["value"].to_numpy(), table["std"].to_numpy()], axis=1)[rows]
         return lists_to_rows(table["logits"])[rows]
 
 
@@ -283,5 +300,7 @@ def _rows_to_lists(rows_NC: np.ndarray) -> pa.Array:
 
 
 def _constant_list(values: list[str], n: int) -> pa.Array:
+    if not values:  # a regression has no labels
+        return pa.array([[]] * n, pa.list_(pa.string()))
     flat = pa.DictionaryArray.from_arrays(np.tile(np.arange(len(values), dtype=np.int16), n), values)
     return pa.FixedSizeListArray.from_arrays(flat, len(values))

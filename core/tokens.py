@@ -68,13 +68,17 @@ def make_tokenizer(run: Run, spec: str, texts: Iterable[str]) -> Path:
     """Trains, loads or downloads the tokenizer `spec` and stores it in the run. `texts` is training text, in order."""
     folder = tokenizer_dir(run, spec)
     shutil.rmtree(folder, ignore_errors=True)
-    if spec == "word":
-        _wrapped(_word_tokenizer(texts)).save_pretrained(folder)
-    elif match := re.fullmatch(r"wordpiece\(vocab=(\d+)\)", spec.replace(" ", "")):
-        _wrapped(_wordpiece_tokenizer(texts, int(match.group(1)))).save_pretrained(folder)
-    else:
-        load_tokenizer(spec).save_pretrained(folder)
+    build_tokenizer(spec, texts).save_pretrained(folder)
     return folder
+
+
+def build_tokenizer(spec: str, texts: Iterable[str]) -> Any:
+    """The tokenizer `spec`: `word` and `wordpiece(vocab=N)` are trained on `texts`, others loaded."""
+    if spec == "word":
+        return _wrapped(_word_tokenizer(texts))
+    if match := re.fullmatch(r"wordpiece\(vocab=(\d+)\)", spec.replace(" ", "")):
+        return _wrapped(_wordpiece_tokenizer(texts, int(match.group(1))))
+    return load_tokenizer(spec)
 
 
 def load_tokenizer(where: str | Path) -> Any:

@@ -25,25 +25,25 @@ import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from core.batching import Step, TaskData, epoch_steps, make_batch
-from core.config import TrainConfig
+from core.batching import Batch, Step, TaskData, epoch_steps, make_batch
 from core.device import Device
-from core.model import MultiTaskModel
 from core.optim import clip_gradients, learning_rate, make_optimizer, set_learning_rate
+from core.sections import TrainConfig
 from core.store import atomic
 
 LOOK_EVERY_STEPS = 25
 
-# (task, logits (B, C), rows (B,)) -> loss of each example (B,). Rows index the task's examples.
-TaskLoss = Callable[[str, Tensor, np.ndarray], Tensor]
+# (task, logits (B, C), rows (B,), progress) -> loss of each example (B,). Rows index the task's examples; progress in
+# [0, 1) is the share of the training that is done, for weights that change on the way.
+TaskLoss = Callable[[str, Tensor, np.ndarray, float], Tensor]
 # Called with the share of the training that is done, and with what is worth a line of the log, if anything.
 Report = Callable[[float, dict[str, Any] | None], None]
 
 
 def train_model(
-    model: MultiTaskModel,
+    model: nn.Module,
     datas: Mapping[str, TaskData],
     loss_fn: TaskLoss,
     *,
@@ -55,9 +55,15 @@ def train_model(
     evaluate: Callable[[], dict[str, float]],
     checkpoint: Path,
     checkpoint_seconds: float,
+    auxiliary: Callable[[Batch], Tensor] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Trains `model` in place on the `train` rows of `datas` and returns its dynamics: training logits (E, N, C) of
-    each task, rows in the order of `TaskData.rows("train")`.
+    """Trains `model`, any module called as `model(task, batch)`, in place on the `train` rows of `datas` and returns
+    its dynamics: training logits (E, N, C) of each task, rows in the order of `TaskData.rows("train")`. A row that an
+    epoch does not see is NaN; of one that it sees more than once, the last logits stay.
+
+    A step minimises its task's mean loss times `train.task_weights`, plus `auxiliary(batch)`, a scalar, where given.
+    What is reported is the mean loss without its weight, and the auxiliary one beside it. `auxiliary` keeps its
+    parameters and buffers in `model` and draws from torch's generator alone: only these are in the checkpoint.
 
     `names` are the data order's stream; `evaluate` gives scores at the end of an epoch. Goes on from `checkpoint`
     where there is one. Raises `FloatingPointError` that names step, task and example ids on a loss that is not finite.
@@ -71,15 +77,15 @@ def train_model(
     saved_at = time.monotonic()
     for epoch in range(first_epoch, train.epochs):
         steps = epoch_steps(datas, train, seed=seed, names=names, epoch=epoch)
-        unseen: list[tuple[Step, Tensor]] = []
+        unseen: list[tuple[Step, dict[str, Tensor]]] = []
         for i in range(first_step, len(steps)):
             step = steps[i]
-            data = datas[step.task]
+            batch = make_batch(datas[step.task], step.rows)
             with device.autocast():
-                logits_BC = model(step.task, make_batch(data, step.rows)).float()
-            loss_B = loss_fn(step.task, logits_BC, step.rows)
-            loss = loss_B.mean()
-            loss.backward()
+                logits_BC = model(step.task, batch).float()
+                extra = {} if auxiliary is None else {"auxiliary": auxiliary(batch).float()}
+            loss = loss_fn(step.task, logits_BC, step.rows, (epoch + i / len(steps)) / train.epochs).mean()
+            sum(extra.values(), start=train.task_weights.get(step.task, 1.0) * loss).backward()
             clip_gradients(parameters, train.clip_norm)
             # The middle of the step: neither the first nor the last has a rate of zero.
             set_learning_rate(optimizer, learning_rate((epoch + (i + 0.5) / len(steps)) / train.epochs, train))
@@ -88,12 +94,12 @@ def train_model(
             if dynamics:
                 position = np.searchsorted(train_rows[step.task], step.rows)
                 dynamics[step.task][epoch, torch.from_numpy(position)] = logits_BC.detach()
-            unseen.append((step, loss.detach()))
+            unseen.append((step, {name: value.detach() for name, value in {"loss": loss, **extra}.items()}))
             if len(unseen) == LOOK_EVERY_STEPS or i + 1 == len(steps):
-                mean_loss = _look(unseen, datas, epoch=epoch, last_step=i)
+                means = _look(unseen, datas, epoch=epoch, last_step=i)
                 unseen = []
                 done = (epoch + (i + 1) / len(steps)) / train.epochs
-                report(done, {"epoch": epoch, "step": i + 1, "steps": len(steps), "loss": mean_loss})
+                report(done, {"epoch": epoch, "step": i + 1, "steps": len(steps), **means})
                 if time.monotonic() - saved_at > checkpoint_seconds and done < 1:
                     _save(checkpoint, model, optimizer, dynamics, epoch=epoch, next_step=i + 1)
                     saved_at = time.monotonic()
@@ -104,23 +110,30 @@ def train_model(
     return {task: values.cpu().numpy() for task, values in dynamics.items()}
 
 
-def _look(unseen: list[tuple[Step, Tensor]], datas: Mapping[str, TaskData], *, epoch: int, last_step: int) -> float:
-    """Mean of the losses since the last look: the loop's only wait for the device."""
-    losses = torch.stack([loss for _, loss in unseen]).cpu().numpy()
-    for offset in np.flatnonzero(~np.isfinite(losses))[:1]:
+def _look(
+    unseen: list[tuple[Step, dict[str, Tensor]]], datas: Mapping[str, TaskData], *, epoch: int, last_step: int
+) -> dict[str, float]:
+    """Means of the losses since the last look: the loop's only wait for the device."""
+    losses = {name: torch.stack([values[name] for _, values in unseen]).cpu().numpy() for name in unseen[0][1]}
+    finite = np.isfinite(list(losses.values())).all(axis=0)
+    # The first step alone: its update spoils the model, and so every loss after it.
+    for offset in np.flatnonzero(~finite)[:1]:
         step = unseen[offset][0]
         ids = datas[step.task].example_ids[step.rows]
+        name, value = next((name, of[offset]) for name, of in losses.items() if not np.isfinite(of[offset]))
+        what = "loss" if name == "loss" else f"{name} loss"
         raise FloatingPointError(
-            f"the loss of epoch {epoch}, step {last_step - len(unseen) + 1 + int(offset)} is {losses[offset]}: task "
+            f"the {what} of epoch {epoch}, step {last_step - len(unseen) + 1 + int(offset)} is {value}: task "
             f"'{step.task}', examples {', '.join(map(repr, ids[:3]))} and {max(0, len(ids) - 3)} more. Lower the "
             "learning rate or look at these examples; nothing of this training was stored"
         )
-    return float(losses.mean())
+    return {name: float(of.mean()) for name, of in losses.items()}
 
 
 def _empty_dynamics(datas: Mapping[str, TaskData], train: TrainConfig, device: Device) -> dict[str, Tensor]:
+    """NaN: only `proportional` sampling sees every row in every epoch."""
     return {
-        name: torch.zeros(train.epochs, len(data.rows("train")), data.task.n_outputs, device=device.device)
+        name: torch.full((train.epochs, len(data.rows("train")), data.task.n_outputs), torch.nan, device=device.device)
         for name, data in datas.items()
     }
 
@@ -128,7 +141,7 @@ def _empty_dynamics(datas: Mapping[str, TaskData], train: TrainConfig, device: D
 # ---- checkpoints ---------------------------------------------------------------------------------------------------
 def _save(
     path: Path,
-    model: MultiTaskModel,
+    model: nn.Module,
     optimizer: torch.optim.Optimizer,
     dynamics: Mapping[str, Tensor],
     *,
@@ -148,7 +161,7 @@ def _save(
 
 
 def _restore(
-    path: Path, model: MultiTaskModel, optimizer: torch.optim.Optimizer, dynamics: Mapping[str, Tensor]
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, dynamics: Mapping[str, Tensor]
 ) -> tuple[int, int]:
     """Loads the checkpoint, if there is one, and returns the epoch and step to go on from."""
     if not path.exists():

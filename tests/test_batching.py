@@ -1,4 +1,5 @@
-"""Batches: every row once, one task a batch, little padding, an order that is a function of seed, names and epoch."""
+"""Batches: every row once, one task a batch, little padding, an order that is a function of seed, names and epoch; and
+the same data with other rows. How tasks share an epoch is in test_sampling."""
 
 from __future__ import annotations
 
@@ -12,8 +13,22 @@ import pytest
 import torch
 from tiny import CPU, TASKS, random_data
 
-from core.batching import WINDOW_BATCHES, Step, TaskData, cut, epoch_steps, load_task_data, make_batch, on_device
-from core.config import Config, TrainConfig
+from core.batching import (
+    WINDOW_BATCHES,
+    Batch,
+    Step,
+    TaskData,
+    bootstrap,
+    cut,
+    epoch_steps,
+    load_task_data,
+    make_batch,
+    on_device,
+    subset,
+    without,
+)
+from core.config import Config
+from core.sections import TrainConfig
 from core.store import Run
 from core.tasks import example_schema
 from core.tokens import Tokens, make_tokenizer
@@ -208,6 +223,74 @@ def test_ranking_always_has_a_mask_and_the_length_of_its_longest_candidate() -> 
     assert data.lengths.tolist() == sizes.max(1).tolist()
     assert (sizes.min(1) < sizes.max(1)).any()
     assert make_batch(data, np.array([4])).mask_BT is not None
+
+
+# ---- the same data, other rows -------------------------------------------------------------------------------------
+def assert_equal(batch: Batch, expected: Batch) -> None:
+    for got, want in zip(batch, expected, strict=True):
+        assert (got is None and want is None) or torch.equal(got, want)
+
+
+def assert_is(data: TaskData, original: TaskData, rows: np.ndarray) -> None:
+    """`data` is `original` at `rows`: every field of an example, and the batches made of it, whole and in part."""
+    assert data.task is original.task
+    assert data.ids is original.ids  # shared, not copied
+    for got, want in ((data.example_ids, original.example_ids), (data.splits, original.splits)):
+        assert got.tolist() == want[rows].tolist()
+    assert data.lengths.tolist() == original.lengths[rows].tolist()
+    assert torch.equal(data.gold, original.gold[torch.from_numpy(rows)])
+    for batch in (np.arange(len(rows)), np.array([len(rows) - 1, 0, 1])):
+        assert_equal(make_batch(data, batch), make_batch(original, rows[batch]))
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_subset_makes_the_batches_of_the_original_rows(name: str) -> None:
+    data = random_data(TASKS[name], 30, seed=5, dev=10)
+    rows = np.array([35, 3, 3, 17, 0, 39, 3])  # no order, repeats, both splits
+    part = subset(data, rows)
+    assert_is(part, data, rows)
+    assert part.rows("train").tolist() == [1, 2, 3, 4, 6]
+    assert_is(subset(part, np.array([6, 0])), data, rows[[6, 0]])  # of a subset
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_without_drops_the_held_out_rows(name: str) -> None:
+    data = random_data(TASKS[name], 30, seed=5, dev=10)
+    held_out = np.isin(np.arange(40), [0, 7, 8, 29, 33])
+    rest = without(data, held_out)
+    assert len(rest.splits) == 35
+    assert_is(rest, data, np.setdiff1d(np.arange(40), [0, 7, 8, 29, 33]))
+    with pytest.raises(AssertionError):
+        without(data, np.array([0, 7, 8]))
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_bootstrap_draws_training_rows_and_keeps_the_others(name: str) -> None:
+    data = random_data(TASKS[name], 200, seed=5, dev=10)
+    bag = bootstrap(data, share=0.8, rng=np.random.default_rng(1))
+    row_of = {example: row for row, example in enumerate(data.example_ids)}
+    rows = np.array([row_of[example] for example in bag.example_ids])
+    assert_is(bag, data, rows)
+    assert (np.diff(rows) >= 0).all()
+    assert bag.rows("train").tolist() == list(range(160))
+    assert bag.example_ids[bag.rows("dev")].tolist() == data.example_ids[200:].tolist()
+    # 160 of 200 with replacement leave 200 * 0.995^160 = 90 out, with a standard deviation below 5.
+    assert 90 < len(set(rows[:160].tolist())) < 130
+    again, other = (bootstrap(data, share=0.8, rng=np.random.default_rng(seed)) for seed in (1, 2))
+    assert again.example_ids.tolist() == bag.example_ids.tolist() != other.example_ids.tolist()
+
+
+def test_a_bag_of_a_tiny_share_has_one_row() -> None:
+    bag = bootstrap(random_data(TASKS["order"], 20, dev=3), share=0.001, rng=np.random.default_rng(0))
+    assert bag.splits.tolist() == ["train", "dev", "dev", "dev"]
+    assert make_batch(bag, bag.rows("train")).ids_BT.shape[0] == 3
+
+
+def test_an_epoch_over_a_bag_has_each_repeat_once() -> None:
+    bag = bootstrap(random_data(TASKS["order"], 50, dev=3), share=1.0, rng=np.random.default_rng(0))
+    rows = np.concatenate([step.rows for step in steps_of({"order": bag})])
+    assert sorted(rows.tolist()) == list(range(50))
+    assert len(set(bag.example_ids[rows])) < 50
 
 
 # ---- from a run ----------------------------------------------------------------------------------------------------

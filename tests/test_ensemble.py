@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 from scipy.spatial.distance import jensenshannon
 
 from core.calibration import kl_N, log_probs_NC
-from core.ensemble import STRATEGIES, combine, combine_values, disagreement_N, jensen_gap_N
+from core.ensemble import STRATEGIES, combine, combine_values, disagreement_N, jensen_gap_N, q_statistic
 
 NAMES = ["entailment", "neutral", "contradiction"]
 EXACT = 1e-12  # a handful of float64 operations on numbers of order 1
@@ -125,6 +127,38 @@ def test_disagreement_equals_a_loop_over_pairs() -> None:
     np.testing.assert_allclose(disagreement_N(members_MNC), naive_N, rtol=0, atol=EXACT)
     np.testing.assert_array_equal(disagreement_N(members_MNC[:1]), np.zeros(40))
     np.testing.assert_array_equal(disagreement_N(members_MNC[[0, 0, 0]]), np.zeros(40))
+
+
+def test_q_statistic_equals_a_loop_over_pairs_and_leaves_out_rows_without_gold() -> None:
+    members_MNC = _members(4)
+    gold_N = np.random.default_rng(1).integers(-1, 3, size=40)
+    qs = []
+    for first, second in itertools.combinations(members_MNC, 2):
+        n = np.zeros((2, 2))
+        for row in np.flatnonzero(gold_N >= 0):
+            n[tuple(int(member_NC[row].argmax() == gold_N[row]) for member_NC in (first, second))] += 1
+        qs.append((n[1, 1] * n[0, 0] - n[0, 1] * n[1, 0]) / (n[1, 1] * n[0, 0] + n[0, 1] * n[1, 0]))
+    assert min(qs) < 0 < max(qs)  # the average is over pairs of both kinds
+    assert q_statistic(members_MNC, gold_N) == pytest.approx(np.mean(qs), abs=EXACT)
+    assert q_statistic(members_MNC[::-1], gold_N) == pytest.approx(np.mean(qs), abs=EXACT)
+
+
+def test_q_statistic_is_1_minus_1_and_undefined_where_it_should_be() -> None:
+    gold_N = np.array([0, 1, 2, 0])
+    answers_MN = np.array([[0, 1, 0, 1], [1, 2, 2, 0], [0, 0, 0, 1], [0, 1, 2, 0]])
+    half_NC, other_half_NC, quarter_NC, right_NC = np.eye(3)[answers_MN]
+    assert q_statistic([half_NC, half_NC], gold_N) == 1
+    assert q_statistic([half_NC, quarter_NC], gold_N) == 1  # right where the quarter is, and once more
+    assert q_statistic([half_NC, other_half_NC], gold_N) == -1
+    # A member that is always right has only pairs with denominator 0: they are left out, not counted as 0.
+    assert q_statistic([half_NC, quarter_NC, right_NC], gold_N) == 1
+    assert np.isnan(q_statistic([half_NC, right_NC], gold_N))
+    assert np.isnan(q_statistic([half_NC], gold_N))
+    assert np.isnan(q_statistic([half_NC, half_NC], np.full(4, -1)))
+    with pytest.raises(ValueError, match=r"gold holds 0..3, expected -1 \(missing\) or 0..2"):
+        q_statistic([half_NC, half_NC], np.array([0, 1, 2, 3]))
+    with pytest.raises(ValueError, match=r"gold has shape \(3,\) and dtype int64, the logits 4 rows"):
+        q_statistic([half_NC, half_NC], gold_N[:3])
 
 
 def test_values_have_a_mean_and_a_spread() -> None:

@@ -14,7 +14,7 @@ import pytest
 from conftest import Finished, go, log_lines
 from test_data import DATA, write_layouts
 
-from core.config import GLUE_TEACHERS
+from core.sections import GLUE_TEACHERS
 from core.plan import STAGES
 from core.presets import load_config
 from core.report import build_report

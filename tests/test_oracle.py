@@ -21,7 +21,7 @@ from tiny import CPU, NO_HEAD_DROPOUT, word_tokenizer
 from torch import Tensor
 
 from core.batching import TaskData, on_device
-from core.config import TrainConfig
+from core.sections import TrainConfig
 from core.losses import soft_ce
 from core.model import make_model
 from core.predict import predict

@@ -88,6 +88,22 @@ def test_dynamics_hold_every_epoch_of_every_example(task, run: Run) -> None:
             np.testing.assert_array_equal(np.float32(got), outputs_ENC[epoch, i])
 
 
+@pytest.mark.parametrize("task", [NLI, SIMILARITY], ids=lambda task: task.kind)
+def test_dynamics_leave_out_what_an_epoch_did_not_see_and_repeats(task, run: Run) -> None:
+    """As bagging and sampling out of proportion have it: rows 1 and 2 are one example, rows 0 and 4 another."""
+    ids = ids_of(task.name, 4, "train")[[0, 1, 1, 2, 0, 3]]
+    outputs_ENC = np.stack([logits(6, task.n_outputs, seed) for seed in range(3)])
+    outputs_ENC[0, 3] = outputs_ENC[1, [0, 1]] = outputs_ENC[1, 5] = outputs_ENC[2, [0, 4]] = np.nan
+    run.write_dynamics("mt-1", task, ids, outputs_ENC)
+    rows = pq.read_table(run.dynamics_path("mt-1", task.name)).to_pylist()
+    column = "value" if task.kind == "regression" else "logits"
+    # (epoch, row): the first row of an example that the epoch saw; example 0 is nowhere in epoch 2.
+    expected = [(0, 0), (0, 1), (0, 5), (1, 4), (1, 2), (1, 3), (2, 1), (2, 3), (2, 5)]
+    assert [(row["epoch"], row["example_id"]) for row in rows] == [(epoch, ids[i]) for epoch, i in expected]
+    got = np.float32([row[column] for row in rows]).reshape(len(rows), -1)
+    np.testing.assert_array_equal(got, np.stack([outputs_ENC[epoch, i] for epoch, i in expected]))
+
+
 def test_targets_are_joined_by_id(run: Run) -> None:
     ids, logits_NC = ids_of("nli", 6, "train"), logits(6, 3)
     in_sample = np.array([True, False] * 3)

@@ -20,11 +20,12 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # DESIGN.md: a module imports only modules above it. A folder is one entry; inside it the order is its own.
 ORDER = """
-    __init__ tasks config presets calibration metric_inputs metrics comparisons ensemble selection synthetic store
+    __init__ tasks sections checks config presets calibration metric_inputs metrics comparisons ensemble
+    combining targets selection synthetic store
     plan report
     ---- above this line: no torch ----
-    readers columns data device tokens batching losses heads encoder model optim predict train stages workers
-    progress pipeline cost ask cli __main__
+    readers columns data device tokens batching losses heads encoder model optim predict train
+    rtd pretrain stages workers progress pipeline cost ask notebook notebooks cli __main__
 """
 NO_TORCH, BELOW = (part.split() for part in ORDER.split("---- above this line: no torch ----"))
 UNITS = [*NO_TORCH, *BELOW]
@@ -105,7 +106,7 @@ def sections(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
 
 def test_every_config_field_says_what_it_is() -> None:
     found = list(sections(Config))
-    assert len(found) == 10  # Config and its nine sections
+    assert len(found) == 11  # Config and its ten sections
     for section in found:
         for name, field in section.model_fields.items():
             is_section = field.annotation in found

@@ -1,5 +1,8 @@
-"""The training loop: it learns, it resumes to the same bytes, it stops on a loss that is not finite, and its dynamics
-are the logits that the losses were computed from."""
+"""The training loop: it learns, it resumes to the same bytes, it stops on a loss that is not finite, its dynamics are
+the logits that the losses were computed from, and weights and auxiliary losses are in the gradient to the bit.
+
+Over 350 lines, as all of it is one function's contract and goes through one harness, `run`.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +15,15 @@ import pytest
 import torch
 from safetensors import safe_open
 from tiny import CPU, NO_HEAD_DROPOUT, TASKS, random_data, tiny_model
-from torch import Tensor
+from torch import Tensor, nn
 
 import core.train
-from core.batching import TaskData, epoch_steps
-from core.config import TrainConfig
+from core.batching import Batch, TaskData, epoch_steps
+from core.device import Device
 from core.losses import hard, regression
 from core.model import MultiTaskModel
 from core.predict import predict
+from core.sections import TrainConfig
 from core.train import TaskLoss, train_model
 
 NAMES = ("multitask", "mt-1")
@@ -32,11 +36,26 @@ class Trained(NamedTuple):
 
 
 def gold_loss(datas: dict[str, TaskData]) -> TaskLoss:
-    def loss(task: str, logits: Tensor, rows: np.ndarray) -> Tensor:
+    def loss(task: str, logits: Tensor, rows: np.ndarray, progress: float) -> Tensor:
         gold = datas[task].gold[torch.from_numpy(rows)]
         return regression(logits, gold) if task == "score" else hard(logits, gold)
 
     return loss
+
+
+class Guess(nn.Module):
+    """An auxiliary loss like replaced-token detection: weights of its own on the encoder's embeddings, and dropout. It
+    lives in the model, so that optimiser and checkpoint know it."""
+
+    def __init__(self, dropout: float):
+        super().__init__()
+        self.out = nn.Linear(32, 1)
+        self.dropout = nn.Dropout(dropout)
+        self.autocast_seen: set[bool] = set()
+
+    def forward(self, embeddings: nn.Module, batch: Batch) -> Tensor:
+        self.autocast_seen.add(torch.is_autocast_enabled("cpu"))
+        return (self.out(self.dropout(embeddings(batch.ids_BT))) - 1).square().mean()
 
 
 def run(
@@ -48,10 +67,14 @@ def run(
     checkpoint_seconds: float = 0.0,
     loss_fn: TaskLoss | None = None,
     dropout: float = 0.3,
+    with_auxiliary: bool = False,
+    device: Device = CPU,
     **heads: Any,
 ) -> Trained:
     """One training as a job does it: seed, model, loop. `kill_at`: the report that ends it."""
     model = tiny_model({name: TASKS[name] for name in datas}, dropout=dropout, seed=3, **heads)
+    if with_auxiliary:
+        model.add_module("guess", Guess(dropout))
     reports: list[tuple[float, dict[str, Any] | None]] = []
 
     def report(done: float, values: dict[str, Any] | None) -> None:
@@ -62,6 +85,9 @@ def run(
     def evaluate() -> dict[str, float]:
         return {name: float(predict(model, data, data.rows("dev"), CPU).mean()) for name, data in datas.items()}
 
+    def guess(batch: Batch) -> Tensor:
+        return model.guess(model.encoder.embeddings.word_embeddings, batch)
+
     dynamics = train_model(
         model,
         datas,
@@ -69,11 +95,12 @@ def run(
         train=train,
         seed=0,
         names=NAMES,
-        device=CPU,
+        device=device,
         report=report,
         evaluate=evaluate,
         checkpoint=folder / "checkpoint.safetensors",
         checkpoint_seconds=checkpoint_seconds,
+        auxiliary=guess if with_auxiliary else None,
     )
     return Trained(model, dynamics, reports)
 
@@ -105,14 +132,19 @@ def reported_at(reports: list[tuple[float, dict[str, Any] | None]]) -> list[tupl
     return [(values["epoch"], values.get("step")) for _, values in reports if values is not None]
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "adamax"])
+@pytest.mark.parametrize(
+    ("optimizer", "sampling", "with_auxiliary"),
+    [("adamw", "proportional", False), ("adamax", "proportional", False), ("adamw", "uniform", True)],
+)
 def test_a_killed_training_goes_on_to_the_same_bytes(
-    optimizer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    optimizer: Any, sampling: Any, with_auxiliary: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(core.train, "LOOK_EVERY_STEPS", 5)
     datas = all_tasks()
-    train = TrainConfig(epochs=2, lr=2e-3, batch_size=8, optimizer=optimizer)
-    expected = run(datas, tmp_path / "whole", train=train, checkpoint_seconds=1e9)
+    train = TrainConfig(epochs=2, lr=2e-3, batch_size=8, optimizer=optimizer, sampling=sampling)
+    expected = run(datas, tmp_path / "whole", train=train, checkpoint_seconds=1e9, with_auxiliary=with_auxiliary)
+    assert ("guess.out.weight" in expected.model.state_dict()) == with_auxiliary
+    assert np.isnan(expected.dynamics["score"]).any() == (sampling == "uniform")
     assert not (tmp_path / "whole").exists()
     places = reported_at(expected.reports)
     steps = places[-2][1]
@@ -122,10 +154,10 @@ def test_a_killed_training_goes_on_to_the_same_bytes(
     for kill_at in (1, 2, 4, 5, 6, 8, 9, 10):
         folder = tmp_path / str(kill_at)
         with pytest.raises(KeyboardInterrupt):
-            run(datas, folder, train=train, kill_at=kill_at)
+            run(datas, folder, train=train, kill_at=kill_at, with_auxiliary=with_auxiliary)
         assert (folder / "checkpoint.safetensors").exists() == (kill_at > 1)
         torch.manual_seed(99)  # what another process would hold
-        resumed = run(datas, folder, train=train)
+        resumed = run(datas, folder, train=train, with_auxiliary=with_auxiliary)
         assert len(resumed.reports) < len(expected.reports) or kill_at == 1  # it did not start over
         for name, value in expected.model.state_dict().items():
             assert torch.equal(resumed.model.state_dict()[name], value), (kill_at, name)
@@ -181,13 +213,17 @@ def test_reports_say_how_far_and_the_mean_loss_since_the_last(tmp_path: Path, mo
     datas = {"topic": random_data(TASKS["topic"], 80, dev=8)}
     seen: list[float] = []
 
-    def loss(task: str, logits: Tensor, rows: np.ndarray) -> Tensor:
+    progresses: list[float] = []
+
+    def loss(task: str, logits: Tensor, rows: np.ndarray, progress: float) -> Tensor:
         loss_B = hard(logits, datas[task].gold[torch.from_numpy(rows)])
         seen.append(float(loss_B.detach().mean()))
+        progresses.append(progress)
         return loss_B
 
     train = TrainConfig(epochs=2, lr=1e-3, batch_size=8, eval_every_epochs=2)
     reports = run(datas, tmp_path, train=train, loss_fn=loss).reports
+    assert progresses == pytest.approx([i / 20 for i in range(20)])
     assert reported_at(reports) == [(0, 4), (0, 8), (0, 10), (1, 4), (1, 8), (1, 10), (1, None)]
     assert [done for done, _ in reports] == pytest.approx([0.2, 0.4, 0.5, 0.7, 0.9, 1.0, 1.0])
     means = [np.mean(seen[start:stop]) for start, stop in ((0, 4), (4, 8), (8, 10), (10, 14), (14, 18), (18, 20))]
@@ -245,9 +281,9 @@ def test_a_loss_that_is_not_finite_stops_with_task_step_and_examples(value: floa
     epochs_seen = 0
     on_gold = gold_loss(datas)
 
-    def loss(task: str, logits: Tensor, rows: np.ndarray) -> Tensor:
+    def loss(task: str, logits: Tensor, rows: np.ndarray, progress: float) -> Tensor:
         nonlocal epochs_seen
-        loss_B = on_gold(task, logits, rows)
+        loss_B = on_gold(task, logits, rows, progress)
         if task == "order" and bad in rows:
             epochs_seen += 1
             if epochs_seen == 2:
@@ -295,9 +331,9 @@ def test_dynamics_are_what_the_loss_was_given(tmp_path: Path) -> None:
     given: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {name: [] for name in datas}
     on_gold = gold_loss(datas)
 
-    def loss(task: str, logits: Tensor, rows: np.ndarray) -> Tensor:
+    def loss(task: str, logits: Tensor, rows: np.ndarray, progress: float) -> Tensor:
         given[task].append((rows, logits.detach().numpy().copy()))
-        return on_gold(task, logits, rows)
+        return on_gold(task, logits, rows, progress)
 
     dynamics = run(datas, tmp_path, train=TrainConfig(epochs=3, lr=2e-3, batch_size=8), loss_fn=loss).dynamics
     for name, data in datas.items():
@@ -308,3 +344,108 @@ def test_dynamics_are_what_the_loss_was_given(tmp_path: Path) -> None:
             assert rows[epoch][order].tolist() == data.rows("train").tolist()
             assert np.array_equal(dynamics[name][epoch], logits[epoch][order])
         assert not np.array_equal(dynamics[name][0], dynamics[name][2])
+
+
+# ---- task weights and auxiliary losses -----------------------------------------------------------------------------
+# A rate too small to change a float32 weight: every step of two trainings sees the same model.
+STILL: dict[str, Any] = {"epochs": 1, "lr": 1e-30, "batch_size": 8, "weight_decay": 0.0, "eval_every_epochs": 0}
+Gradients = dict[str, Tensor]
+
+
+def gradients_of(
+    datas: dict[str, TaskData], folder: Path, monkeypatch: pytest.MonkeyPatch, **options: Any
+) -> tuple[list[Gradients], Trained]:
+    """The gradients of each step, before clipping, of a training without dropout that stands still."""
+    found: list[Gradients] = []
+    kept: list[nn.Module] = []
+    plain: Callable[..., Any] = core.train.make_optimizer
+
+    def keep(model: nn.Module, train: TrainConfig) -> torch.optim.Optimizer:
+        kept.append(model)
+        return plain(model, train)
+
+    def record(parameters: Any, max_norm: float) -> None:
+        found.append({name: p.grad.clone() for name, p in kept[0].named_parameters() if p.grad is not None})
+
+    with monkeypatch.context() as patch:
+        patch.setattr(core.train, "make_optimizer", keep)
+        patch.setattr(core.train, "clip_gradients", record)
+        train = TrainConfig(**{**STILL, **options.pop("train", {})})
+        trained = run(datas, folder, train=train, checkpoint_seconds=1e9, dropout=0.0, **NO_HEAD_DROPOUT, **options)
+    return found, trained
+
+
+def test_task_weights_scale_gradients_and_not_what_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    datas = all_tasks()
+    weights = {"topic": 0.5, "order": 4.0}  # powers of two: scaling by them rounds nothing
+    plain, unweighted = gradients_of(datas, tmp_path, monkeypatch)
+    scaled, weighted = gradients_of(datas, tmp_path, monkeypatch, train={"task_weights": weights})
+    steps = epoch_steps(datas, TrainConfig(**STILL), seed=0, names=NAMES, epoch=0)
+    assert {step.task for step in steps} > set(weights)
+    for step, before, after in zip(steps, plain, scaled, strict=True):
+        assert before.keys() == after.keys()  # the heads of other tasks have none
+        assert not any(name.startswith("heads") and f"task:{step.task}" not in name for name in before)
+        for name, gradient in before.items():
+            assert torch.equal(after[name], weights.get(step.task, 1.0) * gradient), (step.task, name)
+        assert max(float(gradient.abs().max()) for gradient in before.values()) > 1e-3
+    assert weighted.reports == unweighted.reports
+
+
+def test_an_auxiliary_loss_adds_its_gradient_and_is_reported_beside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(core.train, "LOOK_EVERY_STEPS", 1)
+    datas = all_tasks()
+    weights = {"train": {"task_weights": {"pair": 2.0}}}  # not of the auxiliary loss
+    plain, without = gradients_of(datas, tmp_path, monkeypatch, **weights)
+    both, trained = gradients_of(datas, tmp_path, monkeypatch, with_auxiliary=True, **weights)
+    steps = epoch_steps(datas, TrainConfig(**STILL), seed=0, names=NAMES, epoch=0)
+    guess: Any = trained.model.guess
+    shared, words = "encoder.embeddings.word_embeddings.weight", trained.model.encoder.embeddings.word_embeddings
+    for step, before, after, (_, alone), (_, values) in zip(
+        steps, plain, both, without.reports, trained.reports, strict=True
+    ):
+        guess.zero_grad()
+        words.zero_grad()
+        loss = guess(words, core.train.make_batch(datas[step.task], step.rows))
+        loss.backward()
+        own = {f"guess.out.{name}": p.grad for name, p in guess.out.named_parameters()}
+        for name, gradient in after.items():
+            if name == shared:
+                # A sum of two, of either order.
+                assert torch.equal(gradient, before[name] + words.weight.grad)
+                assert not torch.equal(gradient, before[name])
+            else:
+                assert torch.equal(gradient, own[name] if name in own else before[name]), (step.task, name)
+        assert after.keys() == before.keys() | own.keys()
+        assert alone is not None
+        assert values == {**alone, "auxiliary": loss.item()}
+    assert guess.autocast_seen == {False}
+
+
+def test_an_auxiliary_loss_runs_under_the_same_autocast(tmp_path: Path) -> None:
+    bfloat16 = Device(torch.device("cpu"), torch.bfloat16, "as the test needs it")
+    datas = {"topic": random_data(TASKS["topic"], 16, dev=8)}
+    trained = run(datas, tmp_path, train=TrainConfig(epochs=1), with_auxiliary=True, device=bfloat16)
+    guess: Any = trained.model.guess
+    assert guess.autocast_seen == {True}
+
+
+def test_an_auxiliary_loss_that_is_not_finite_stops_and_is_blamed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its update spoils the model, so that the task's own loss is nan a step later: not the culprit."""
+    calls: list[int] = []
+    plain = Guess.forward
+
+    def forward(self: Guess, embeddings: nn.Module, batch: Batch) -> Tensor:
+        calls.append(1)
+        return plain(self, embeddings, batch) * (torch.nan if len(calls) == 3 else 1.0)
+
+    monkeypatch.setattr(Guess, "forward", forward)
+    datas = {"topic": random_data(TASKS["topic"], 80)}
+    with pytest.raises(
+        FloatingPointError, match="the auxiliary loss of epoch 0, step 2 is nan: task 'topic', examples"
+    ):
+        run(datas, tmp_path, train=TrainConfig(epochs=1, batch_size=8), with_auxiliary=True)
+    assert len(calls) == 10  # it was looked at after nine losses of the task, seven of them nan

@@ -1,12 +1,17 @@
-"""Stage 6, distill: student variants side by side on the same batches (PAPER, step 5). One job a variant and seed.
+"""Stage 7, distill: student variants side by side on the same batches (PAPER, step 5). One job a variant and seed.
 
-    hard   every task on its gold labels: the plain MT-DNN, the baseline
-    kd     tasks with a teacher on hard and soft labels (`distill.loss`), tasks without one on gold alone
+    hard     every task on its gold labels: the plain MT-DNN, the baseline
+    kd       tasks with a teacher on hard and soft labels (`distill.loss`), tasks without one on gold alone
+    others   controls: what is taught keeps a part of the teachers' distribution (core/targets); and the truth
 
 Reads: `examples/`, `targets/`. Writes: `models/st-<variant>-s<seed>/`, `predictions/`, `dynamics/`.
 
 Students of one seed share initialisation, order of the batches and dropout's generator, whatever their variant: a
 difference between variants is paired by seed.
+
+`st-kd-g2-s0` is the second generation: taught by the student `st-kd-s0`, on the tasks that have teachers (Born-Again
+Networks, 1805.04770). `st-kd-s0-ft-nli` is a student fine-tuned on one task's gold labels (PAPER, step 6); it keeps its
+head.
 """
 
 from __future__ import annotations
@@ -17,10 +22,13 @@ import numpy as np
 import torch
 
 from core.batching import TaskData
-from core.config import NEEDS_TEACHER
-from core.device import Device
-from core.losses import LOSSES
-from core.model import make_model
+from core.config import Teaching
+from core.device import Device, stream
+from core.losses import confidence_weighted, taught
+from core.model import MultiTaskModel, head_key, load_model, make_model
+from core.predict import predict
+from core.rtd import auxiliary_loss
+from core.sections import TrainConfig
 from core.stages.context import Context
 from core.stages.training import (
     gold_loss,
@@ -29,65 +37,128 @@ from core.stages.training import (
     job_device,
     job_tokenizer,
     seed_torch,
+    start_of,
     train_and_store,
 )
+from core.store import lists_to_rows
+from core.targets import evened, permuted
 from core.train import TaskLoss
 
 
 def run(context: Context) -> dict[str, Any]:
-    spec, config = context.job.spec, context.config
-    encoder = spec["encoder"]
+    spec, seed = context.job.spec, context.config.seed
+    encoder, student_seed = spec["encoder"], spec["seed"][1]
     device = job_device(context, encoder)
     tokenizer = job_tokenizer(context, encoder)
-    datas = job_data(context, encoder, list(context.tasks), device)
-    loss_fn = taught_loss(context, datas, device) if NEEDS_TEACHER[spec["variant"]] else gold_loss(datas)
-    names = ("distill", encoder, spec["seed"][1])
-    seed_torch(config.seed, *names)
-    model = make_model(
-        encoder, context.tasks, tokenizer=tokenizer, dropout=spec["dropout"], head_settings=head_settings(context)
-    )
+    names: tuple[str | int, ...] = ("distill", encoder, student_seed)
+    auxiliary = None
+    if "task" in spec:
+        task = spec["task"]
+        datas = job_data(context, encoder, [task], device)
+        loss_fn = gold_loss(datas)
+        names += ("finetune", spec["finetune_seed"], task)
+        (student,) = context.job.weights_of
+        whole, _ = load_model(context.run.model_dir(student), context.tasks)
+        model = MultiTaskModel(whole.encoder, {task: whole.heads[head_key(task)]})
+        seed_torch(seed, *names)
+    else:
+        datas = job_data(context, encoder, list(context.tasks), device)
+        loss_fn = variant_loss(context, datas, device)
+        seed_torch(seed, *names)
+        model = make_model(
+            start_of(context, encoder),
+            context.tasks,
+            tokenizer=tokenizer,
+            dropout=spec["dropout"],
+            head_settings=head_settings(context),
+        )
+        if spec["rtd_weight"]:
+            auxiliary = auxiliary_loss(model, start_of(context, encoder), tokenizer, weight=spec["rtd_weight"])
     return train_and_store(
         context,
         model,
         datas,
         loss_fn,
-        train=config.distill,
-        seed=config.seed,
+        train=TrainConfig(**spec["train"]),
+        seed=seed,
         names=names,
         device=device,
         tokenizer=tokenizer,
-        encoder=encoder,
-        dropout=spec["dropout"],
+        about={"encoder": encoder, "dropout": spec["dropout"], "head_settings": head_settings(context)},
+        auxiliary=auxiliary,
     )
 
 
-def taught_loss(context: Context, datas: dict[str, TaskData], device: Device) -> TaskLoss:
-    """`distill.loss` on tasks with a teacher, gold on the others. Targets are joined by example id."""
-    config, on_gold = context.config.distill, gold_loss(datas)
-    soft = LOSSES[config.loss]
+def variant_loss(context: Context, datas: dict[str, TaskData], device: Device) -> TaskLoss:
+    """What the variant minimises: tasks with a teacher as the variant has it, the others on gold."""
+    spec, on_gold = context.job.spec, gold_loss(datas)
+    variant = spec["variant"]
+    if variant == "hard":
+        return on_gold
     targets = {
-        name: read_target_rows(context, data, device) for name, data in datas.items() if context.tasks[name].has_teacher
+        task: torch.from_numpy(target).to(device.device)
+        for task in spec["teacher_tasks"]
+        if (target := target_rows(context, datas[task], device)) is not None
+    }
+    if not targets:
+        raise ValueError(
+            f"variant '{variant}': none of the tasks {', '.join(spec['teacher_tasks'])} has true_probs in its "
+            "examples; leave 'truth' out of distill.variants"
+        )
+    # A control without a teacher: the paper's loss with a uniform one (1904.09482, eq. 6, and LOSSES).
+    smoothing = spec.get("smoothing", 0.0)
+    uniform = Teaching("soft_ce", smoothing, smoothing, 0.0, 1.0, 1.0, 8.0, 0.5)
+    teachings = {
+        task: uniform if variant == "label_smoothing" else Teaching(**spec["teaching"][task])
+        for task in (targets if variant != "cwtm" else ())
     }
 
-    def loss(task: str, logits: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
+    def loss(task: str, logits: torch.Tensor, rows: np.ndarray, progress: float) -> torch.Tensor:
         if task not in targets:
-            return on_gold(task, logits, rows)
+            return on_gold(task, logits, rows, progress)
         index = torch.from_numpy(rows)
-        return soft(
-            logits,
-            datas[task].gold[index],
-            targets[task][index],
-            alpha=config.alpha,
-            temperature=config.temperature,
-        )
+        gold, target = datas[task].gold[index], targets[task][index]
+        if variant == "cwtm":
+            return confidence_weighted(logits, gold, target)
+        return taught(logits, gold, target, teachings[task], progress)
 
     return loss
 
 
-def read_target_rows(context: Context, data: TaskData, device: Device) -> torch.Tensor:
-    """Target logits (N, C) for all rows of the task; rows that are not trained on hold NaN, so that a mistaken use
-    of one stops the training."""
-    train = data.rows("train")
-    targets = np.full((len(data.example_ids), data.task.n_outputs), np.nan, np.float32)
-    targets[train] = context.run.read_targets(data.task, data.example_ids[train])
-    return torch.from_numpy(targets).to(device.device)
+def target_rows(context: Context, data: TaskData, device: Device) -> np.ndarray | None:
+    """What the variant is taught on a task: logits (N, C), or mean and std (N, 2), for all rows; rows that are not
+    trained on hold NaN, so that a mistaken use of one stops the training. None: the data has no such thing."""
+    spec, run, task = context.job.spec, context.run, data.task
+    train, variant = data.rows("train"), spec["variant"]
+    if variant == "label_smoothing":
+        taught_rows = np.zeros((len(train), task.n_outputs))
+    elif variant == "truth":
+        known = _truth(context, data, train)
+        if known is None:
+            return None
+        taught_rows = known
+    elif "taught_by" in spec:
+        # The weights are loaded before the student's own are drawn, so its initialisation is that of all variants.
+        teacher, _ = load_model(run.model_dir(spec["taught_by"]), context.tasks)
+        outputs = predict(teacher.to(device.device), data, train, device)
+        taught_rows = np.stack([outputs, np.zeros_like(outputs)], 1) if task.kind == "regression" else outputs
+    else:
+        taught_rows = run.read_targets(task, data.example_ids[train])
+    if variant == "dkpp":
+        taught_rows = permuted(taught_rows, stream(context.config.seed, "dkpp", task.name, spec["seed"][1]))
+    elif variant == "adaptive_smoothing":
+        taught_rows = evened(taught_rows)
+    rows = np.full((len(data.example_ids), taught_rows.shape[1]), np.nan, np.float32)
+    rows[train] = taught_rows
+    return rows
+
+
+def _truth(context: Context, data: TaskData, train: np.ndarray) -> np.ndarray | None:
+    table = context.run.read_examples(data.task.name)
+    if data.task.kind == "regression":
+        columns = [table[name].to_numpy(zero_copy_only=False) for name in ("true_mean", "true_std")]
+        values = np.stack(columns, axis=1)[train]
+    else:
+        # The floor is far under what a model of this size can say.
+        values = np.log(np.maximum(lists_to_rows(table["true_probs"])[train], 1e-12))
+    return None if np.isnan(values).any() else values

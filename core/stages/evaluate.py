@@ -1,4 +1,4 @@
-"""Stage 7, evaluate: every member, teacher, ensemble and student on every task and labelled split.
+"""Stage 8, evaluate: every member, teacher, ensemble, soup and student on every task and labelled split.
 
 Reads: `predictions/`, gold, truth and humans. Writes: `metrics.parquet`: model, task, split, metric, value, ci_low,
 ci_high, n, seed. Intervals are 95 % percentile bootstraps over examples, on the reported split (null on the others);
@@ -13,7 +13,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from core.plan import ensemble_name
 from core.stages.context import EVALUATION_SPLITS, Context, read_gold, require_labels, score_outputs
 from core.store import atomic
 
@@ -33,14 +32,13 @@ SCHEMA = pa.schema(
 
 
 def run(context: Context) -> dict[str, Any]:
-    models = [name for name in context.job.needs if context.run.tasks_of(name)]
-    models.append(ensemble_name(context.config.ensemble.strategy))
+    models: dict[str, int | None] = context.job.spec["models"]
     rows: list[dict[str, Any]] = []
     for i, task in enumerate(context.tasks.values()):
         table = context.run.read_examples(task.name)
         require_labels(table, task, context.config.evaluate.split, option="evaluate.split")
         golds = {split: read_gold(table, task, split) for split in EVALUATION_SPLITS}
-        for model in models:
+        for model, seed in models.items():
             path = context.run.predictions_path(model, task.name)
             if not path.exists():  # a teacher of another task
                 continue
@@ -59,19 +57,10 @@ def run(context: Context) -> dict[str, Any]:
                 )
                 for metric, score in scores.items():
                     row = {"model": model, "task": task.name, "split": split, "metric": metric, "n": score.n}
-                    row |= {"value": score.value, "seed": _seed(context, model)}
+                    row |= {"value": score.value, "seed": seed}
                     row |= {"ci_low": score.ci_low, "ci_high": score.ci_high} if is_reported else {}
                     rows.append(row)
         context.report((i + 1) / len(context.tasks), None)
     with atomic(context.run.path / "metrics.parquet") as temporary:
         pq.write_table(pa.Table.from_pylist(rows, SCHEMA), temporary)
     return {"models": len(models), "rows": len(rows)}
-
-
-def _seed(context: Context, model: str) -> int | None:
-    """The seed that tells a model from its siblings: a member's own, a student's s."""
-    if model.startswith("mt-"):
-        return int(context.config.multitask.members[model]["seed"])
-    if model.startswith("st-"):
-        return int(model.rpartition("-s")[2])
-    return None

@@ -1,20 +1,25 @@
-"""Stage 4, finetune: each chosen member becomes one teacher for each teacher task (PAPER, step 3). One job a teacher.
+"""Stage 5, finetune: each chosen member becomes a teacher of one task, with a fresh head (PAPER, step 3). One job a
+member and teacher task.
 
-Reads: `models/mt-i/`, `examples/`. Writes: `models/ft-i-task/`, `predictions/ft-i-task/` (train split included: the
-targets are made of it), `dynamics/ft-i-task/`.
+Reads: `models/mt-i/`, `examples/`. Writes: `models/ft-i-<task>/`, `predictions/`, `dynamics/`.
 
-The encoder is the member's, the head is fresh, and learning rate, epochs and the rest are this stage's own.
+A teacher also predicts the training split: that is what the soft targets are made of. A teacher of a fold
+(`ft-2-nli-f1`) starts from the member of that fold and predicts the rows that neither has seen.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from core.batching import subset, without
 from core.model import with_fresh_head
+from core.sections import TrainConfig
+from core.stages import multitask
 from core.stages.context import EVALUATION_SPLITS, Context
 from core.stages.training import (
     gold_loss,
     head_settings,
+    held_out_rows,
     job_data,
     job_device,
     job_tokenizer,
@@ -24,31 +29,38 @@ from core.stages.training import (
 
 
 def run(context: Context) -> dict[str, Any]:
-    member, task = context.job.weights_of, context.job.spec["task"]
-    assert member is not None
-    settings = context.config.multitask.members[member]
-    encoder, seed = settings["encoder"], context.config.seed
+    spec = context.job.spec
+    if "task" not in spec:  # the member that the teachers of a fold start from
+        return multitask.run(context)
+    member, task, fold = spec["member"], spec["task"], spec.get("fold")
+    encoder, seed = member["encoder"], context.config.seed
     device = job_device(context, encoder)
     datas = job_data(context, encoder, [task], device)
-    names = ("finetune", context.config.finetune.seed, encoder, settings["seed"], repr(settings["dropout"]), task)
+    names: tuple[str | int, ...] = ("finetune", context.config.finetune.seed, encoder, member["seed"])
+    names += (repr(member["dropout"]), task) + (("fold", fold) if fold is not None else ())
+    predicted = dict(datas)
+    if fold is not None:
+        held_out = held_out_rows(context, task)
+        predicted = {task: subset(datas[task], held_out.nonzero()[0])}
+        datas = {task: without(datas[task], held_out)}
     seed_torch(seed, *names)
+    settings = head_settings(context, pair_head=member["head"])
+    (start,) = context.job.weights_of
     model = with_fresh_head(
-        context.run.model_dir(member),
-        context.tasks[task],
-        dropout=settings["dropout"],
-        head_settings=head_settings(context),
+        context.run.model_dir(start), context.tasks[task], dropout=member["dropout"], head_settings=settings
     )
     return train_and_store(
         context,
         model,
         datas,
         gold_loss(datas),
-        train=context.config.finetune,
+        train=TrainConfig(**spec["train"]),
         seed=seed,
         names=names,
         device=device,
         tokenizer=job_tokenizer(context, encoder),
-        encoder=encoder,
-        dropout=settings["dropout"],
-        splits=("train", *EVALUATION_SPLITS),
+        about={"encoder": encoder, "dropout": member["dropout"], "head_settings": settings}
+        | {"mc_passes": member["mc_passes"]},
+        splits=("train", *EVALUATION_SPLITS) if fold is None else ("train",),
+        predicted=predicted,
     )

@@ -6,19 +6,20 @@ so that a killed job predicts again from its weights rather than trains again. T
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
-from core.batching import TaskData, load_task_data
-from core.config import TrainConfig
+from core.batching import Batch, TaskData, load_task_data
 from core.device import Device, resolve_device, stream_seed
 from core.encoder import config_of, max_positions
 from core.losses import hard, regression
 from core.metrics import evaluate
 from core.model import MultiTaskModel, load_model, save_model
 from core.predict import predict
+from core.sections import TrainConfig
 from core.stages.context import EVALUATION_SPLITS, Context, read_gold
 from core.store import Predictions, read_json
 from core.tokens import load_tokenizer, tokenizer_dir, tokenizer_spec
@@ -50,13 +51,30 @@ def job_data(context: Context, encoder: str, tasks: Sequence[str], device: Devic
     }
 
 
-def head_settings(context: Context) -> dict[str, Any]:
+def start_of(context: Context, encoder: str) -> str:
+    """What a model with this encoder starts from: a fresh one that the run pre-trains is a folder of the run."""
+    name = context.config.pretrained.get(encoder)
+    return encoder if name is None else str(context.run.model_dir(name))
+
+
+def head_settings(context: Context, *, pair_head: str | None = None) -> dict[str, Any]:
     model = context.config.model
     return {
         "head_dropout": model.head_dropout,
         "san_steps": model.san_steps,
         "san_step_dropout": model.san_step_dropout,
+        "pair_head": pair_head,
     }
+
+
+def held_out_rows(context: Context, task: str) -> np.ndarray:
+    """Training rows of the job's fold, (N,) bool. A fold is drawn by the first text, so that rows that share it, such
+    as a premise with its hypotheses, are held out together."""
+    spec, table = context.job.spec, context.run.read_examples(task)
+    texts = table["text_a"].to_pylist()
+    fold_of = {text: stream_seed(context.config.seed, "fold", task, text) % spec["n_folds"] for text in set(texts)}
+    in_train = table["split"].to_numpy(zero_copy_only=False) == "train"
+    return in_train & np.array([fold_of[text] == spec["fold"] for text in texts])
 
 
 def seed_torch(seed: int, *names: str | int) -> None:
@@ -67,7 +85,7 @@ def seed_torch(seed: int, *names: str | int) -> None:
 def gold_loss(datas: Mapping[str, TaskData]) -> TaskLoss:
     """Every task on its gold labels: cross-entropy, or squared error for regression."""
 
-    def loss(task: str, logits: torch.Tensor, rows: Any) -> torch.Tensor:
+    def loss(task: str, logits: torch.Tensor, rows: Any, progress: float) -> torch.Tensor:
         data = datas[task]
         gold = data.gold[torch.from_numpy(rows)]
         return regression(logits, gold) if data.task.kind == "regression" else hard(logits, gold)
@@ -86,27 +104,22 @@ def train_and_store(
     names: tuple[str | int, ...],
     device: Device,
     tokenizer: Any,
-    encoder: str,
-    dropout: float,
+    about: dict[str, Any],
     splits: Sequence[str] = EVALUATION_SPLITS,
+    predicted: Mapping[str, TaskData] | None = None,
+    auxiliary: Callable[[Batch], torch.Tensor] | None = None,
 ) -> dict[str, Any]:
-    """Trains, then writes weights, dynamics and predictions on `splits`. Returns what `run.json` keeps."""
+    """Trains on `datas`, then writes weights, dynamics and predictions on `splits` of `predicted` (none: of `datas`).
+    `about` (encoder, dropout, head_settings, mc_passes) goes into model.json. Returns what `run.json` keeps."""
     run, name = context.run, context.job.name
     longest = max(int(data.lengths.max()) for data in datas.values())
     if longest > max_positions(model.encoder):
         raise ValueError(
-            f"encoder '{encoder}' has positions for {max_positions(model.encoder)} tokens, the data has sequences of "
-            f"{longest}; set model.max_length={max_positions(model.encoder)}"
+            f"encoder '{about['encoder']}' has positions for {max_positions(model.encoder)} tokens, the data has "
+            f"sequences of {longest}; set model.max_length={max_positions(model.encoder)}"
         )
     folder = run.model_dir(name)
-    about = {
-        "key": context.job.key,
-        "encoder": encoder,
-        "dropout": dropout,
-        "tasks": list(datas),
-        "head_settings": head_settings(context),
-        "max_length": context.config.model.max_length,
-    }
+    about |= {"key": context.job.key, "tasks": list(datas), "max_length": context.config.model.max_length}
     checkpoint = folder / f"checkpoint-{context.job.key}.safetensors"
     finished = _finished(context)
     if finished is not None:
@@ -124,13 +137,16 @@ def train_and_store(
             evaluate=lambda: selection_scores(context, model, datas, device),
             checkpoint=checkpoint,
             checkpoint_seconds=context.config.runtime.checkpoint_seconds,
+            auxiliary=auxiliary,
         )
         for task, outputs_ENC in dynamics.items():
             data = datas[task]
             run.write_dynamics(name, data.task, data.example_ids[data.rows("train")], outputs_ENC)
         save_model(model, folder, tokenizer=tokenizer, about=about)
-    for task_name, data in datas.items():
-        _store_predictions(context, model, task_name, data, splits, device)
+    if about.get("mc_passes"):
+        seed_torch(seed, *names, "mc_passes")
+    for task_name, data in (predicted or datas).items() if splits else ():
+        _store_predictions(context, model, task_name, data, splits, device, mc_passes=about.get("mc_passes", 0))
     for leftover in folder.glob("checkpoint-*.safetensors"):
         leftover.unlink()
     return {"device": device.reason, "parameters": sum(p.numel() for p in model.parameters())}
@@ -146,11 +162,18 @@ def _finished(context: Context) -> MultiTaskModel | None:
 
 
 def _store_predictions(
-    context: Context, model: MultiTaskModel, name: str, data: TaskData, splits: Sequence[str], device: Device
+    context: Context,
+    model: MultiTaskModel,
+    name: str,
+    data: TaskData,
+    splits: Sequence[str],
+    device: Device,
+    *,
+    mc_passes: int,
 ) -> None:
     wanted = [i for i, split in enumerate(data.splits) if split in splits]
     rows = torch.tensor(wanted, dtype=torch.int64).numpy()
-    outputs = predict(model, data, rows, device)
+    outputs = predict(model, data, rows, device, mc_passes=mc_passes)
     predictions = Predictions(data.example_ids[rows], data.splits[rows], outputs, data.task.labels)
     context.run.write_predictions(context.job.name, data.task, predictions)
 

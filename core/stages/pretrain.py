@@ -1,0 +1,46 @@
+"""Stage 2, pretrain: each fresh encoder learns from plain text, before any label (ELECTRA, 2003.10555). One job an
+encoder; none when `pretrain.objective` is "none".
+
+Reads: `pretrain.text`, or text of the embedded suite's world; the run's tokenizers. Writes: `models/pt-<i>/`, a
+transformers directory that every model with this encoder starts from.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from core.device import resolve_device
+from core.encoder import config_of
+from core.pretrain import pretrain, read_lines
+from core.stages.context import Context
+from core.stages.training import job_tokenizer
+from core.synthetic import unlabelled_text
+
+
+def run(context: Context) -> dict[str, Any]:
+    spec, settings, runtime = context.job.spec, context.config.pretrain, context.config.runtime
+    encoder = spec["encoder"]
+    torch.set_num_threads(settings.threads)
+    device = resolve_device(runtime.device, runtime.dtype, hidden=config_of(encoder, None).hidden_size)
+    if settings.text is None:
+        lines = unlabelled_text(seed=context.config.data.seed, n=settings.sentences)
+    else:
+        lines = read_lines(Path(settings.text))
+    about = pretrain(
+        lines,
+        context.run.model_dir(context.job.name),
+        encoder=encoder,
+        tokenizer=job_tokenizer(context, encoder),
+        settings=settings,
+        dropout=settings.dropout,
+        seed=context.config.seed,
+        names=("pretrain", encoder, settings.seed),
+        device=device,
+        report=context.report,
+        checkpoint_seconds=runtime.checkpoint_seconds,
+        key=context.job.key,
+    )
+    return {"device": device.reason, **about}

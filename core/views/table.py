@@ -1,0 +1,396 @@
+"""One task of one run on one split: examples, and what every voice says about them, joined by example id.
+
+A `TaskTable` holds numbers as numpy columns, read once and when they are first asked for, and leaves texts in the
+memory-mapped Arrow file: `texts(rows)` reads those rows and no other. Columns that are computed from the outputs are in
+core/views/derived.
+
+Read a parquet column by column and not through `Run.read_predictions`: that makes Python strings of a million ids and
+splits for every model, 30 times the memory of the numbers. Ids are compared as Arrow columns, which takes milliseconds
+where files have one order, as ours do; otherwise rows are joined by hash.
+
+Deliberately absent: caching between objects (take `fingerprint` before `load_table`, and as the key), and any choice of
+rows (core/views/filters).
+
+Shapes: N examples, C classes, M members, S seeds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple, cast
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from scipy import special
+
+from core.calibration import IntArray, log_probs_NC
+from core.config import digest
+from core.ensemble import check_label_names
+from core.store import Run, lists_to_rows, rows_of_ids
+from core.tasks import Task, did_you_mean, find_task
+from core.views import NotDefined
+from core.views.catalogue import Models, models_of_run, tasks_of_run
+
+Float32 = npt.NDArray[np.float32]
+Rows = npt.ArrayLike
+
+# Temporaries in float64 are made for so many examples at a time: 65,536 x 8 members x 3 classes are 13 MB.
+CHUNK_ROWS = 65_536
+DEFAULT_STUDENT = "kd"
+BASELINE = "hard"
+
+
+class Text(NamedTuple):
+    """What a person reads. Of `text_b` and `candidates` one, or none."""
+
+    example_id: str
+    text_a: str
+    text_b: str | None
+    candidates: tuple[str, ...] | None
+
+
+def fingerprint(run: Run, task: str) -> str:
+    """16 digits that change whenever a file of this task in this run is made, replaced or gone: a cache's key, for
+    milliseconds. Taken before loading: then an entry may be newer than its key, which costs a reload, but never older."""
+    models = models_of_run(run)
+    paths = [run.examples_path(task), run.path / "ensembles.json"]
+    paths += [run.predictions_path(name, task) for name in sorted(models.roles) if task in models.tasks[name]]
+    stats = [(str(path.relative_to(run.path)), path.stat()) for path in paths if path.exists()]
+    return digest([(name, stat.st_mtime_ns, stat.st_size) for name, stat in stats])
+
+
+def splits_of(run: Run, task: str) -> dict[str, int]:
+    """Rows of each split in the task's examples."""
+    counts = run.read_examples(task)["split"].value_counts().to_pylist()
+    return {entry["values"]: entry["counts"] for entry in counts}
+
+
+def load_table(run: Run, task: str, split: str) -> TaskTable:
+    """The examples of `split`; outputs of models follow when they are asked for.
+
+    Raises `ValueError` for an unknown task or split, with those that there are, and for a missing examples file.
+    """
+    rows = tasks_of_run(run)
+    return TaskTable(run, find_task(task, rows), split, models_of_run(run))
+
+
+class TaskTable:
+    """`ids` Arrow strings (N,) in the order of the file; `gold_N` (N,) index of the gold label, -1 where unknown, for
+    regression the value, nan where unknown; `truth_NC`, `humans_NC` distributions (N, C), nan in rows where unknown,
+    None where no row has one; for regression `truth_N`, `truth_std_N`, `humans_N`. Never written to."""
+
+    def __init__(self, run: Run, task: Task, split: str, models: Models):
+        self.run, self.task, self.split, self.models = run, task, split, models
+        self._examples = run.read_examples(task.name)
+        # Rows of the file: the selection split lies scattered among the rows that it was carved from.
+        self.file_rows_N: IntArray = np.flatnonzero(np.asarray(pc.equal(self._examples["split"], split)))
+        if not len(self.file_rows_N):
+            known = pc.unique(self._examples["split"]).to_pylist()
+            raise ValueError(
+                f"task '{task.name}' has no rows in split '{split}'{did_you_mean(split, known)} It has: "
+                f"{', '.join(known)}"
+            )
+        self.ids: pa.Array = _whole(self._taken(self._examples["example_id"]))
+        self.is_regression = task.kind == "regression"
+        self.truth_NC = self.humans_NC = None
+        self.truth_N = self.truth_std_N = self.humans_N = None
+        if self.is_regression:
+            self.gold_N = self._values("gold_value")
+            self.truth_N, self.truth_std_N, self.humans_N = (
+                _or_none(self._values(name)) for name in ("true_mean", "true_std", "human_mean")
+            )
+        else:
+            labels = self._taken(self._examples["gold_label"])
+            index = pc.fill_null(pc.index_in(labels, pa.array(task.labels, labels.type)), -1)
+            self.gold_N = np.asarray(index.to_numpy()).astype(np.int64)
+            self.truth_NC, self.humans_NC = self._known_probs("true_probs"), self._known_probs("human_probs")
+        self._splits_of_model: dict[str, frozenset[str]] = {}
+        self._outputs: dict[str, Float32] = {}
+        self._said: dict[str, Float32] = {}
+        self.cache: dict[Any, np.ndarray] = {}  # of core/views/derived
+
+    def __len__(self) -> int:
+        return len(self.file_rows_N)
+
+    # ---- models and voices
+    @property
+    def members(self) -> tuple[str, ...]:
+        """The M models behind the teacher that have this split, in the order of the recipe."""
+        return tuple(name for name in self.models.teachers(self.task.name) if self.has(name))
+
+    @property
+    def students(self) -> dict[str, dict[int, str]]:
+        """Variant -> seed -> model."""
+        found = self.models.students(self.task.name)
+        kept = {variant: {seed: m for seed, m in seeds.items() if self.has(m)} for variant, seeds in found.items()}
+        return {variant: seeds for variant, seeds in kept.items() if seeds}
+
+    @property
+    def model_names(self) -> tuple[str, ...]:
+        """Every model with outputs on this split: members, teachers, ensembles, soups, students."""
+        kinds = ("member", "teacher", "ensemble", "soup", "student")
+        names = (name for kind in kinds for name in self.models.of_kind(kind, self.task.name))
+        return tuple(name for name in names if self.has(name))
+
+    @property
+    def voices(self) -> tuple[str, ...]:
+        """All that `log_probs` (for regression `values`) takes."""
+        teacher = ("teacher",) if self.has_teacher else ()
+        return tuple(dict.fromkeys((*teacher, *self.students, *self.model_names)))
+
+    @property
+    def has_teacher(self) -> bool:
+        return self._ensemble() is not None or bool(self.members)
+
+    @property
+    def teacher_in_words(self) -> str:
+        """Where the voice "teacher" comes from."""
+        ensemble = self._ensemble()
+        if ensemble is not None:
+            return ensemble
+        return f"mean of {', '.join(self.members)} (this run has no ensemble yet)" if self.members else "no teacher"
+
+    def has(self, model: str) -> bool:
+        """Does `model` have outputs on this split?"""
+        if model not in self._splits_of_model:
+            on_task = self.task.name in self.models.tasks.get(model, ())
+            self._splits_of_model[model] = self._splits(model) if on_task else frozenset()
+        return self.split in self._splits_of_model[model]
+
+    def models_of(self, voice: str) -> tuple[str, ...]:
+        """The models whose mean `voice` is; one for a model's name. Raises `ValueError` for an unknown voice."""
+        students = self.students
+        if voice == "teacher" and self.has_teacher:
+            ensemble = self._ensemble()
+            return self.members if ensemble is None else (ensemble,)
+        if voice in students:
+            return tuple(students[voice].values())
+        if self.has(voice):
+            return (voice,)
+        raise ValueError(
+            f"'{voice}' says nothing about split '{self.split}' of task '{self.task.name}'"
+            f"{did_you_mean(voice, self.voices)} Voices: {', '.join(self.voices) or 'none yet'}"
+        )
+
+    # ---- outputs
+    def outputs(self, model: str) -> Float32:
+        """Logits (N, C) of `model`, for regression values (N,), in the order of `ids`.
+
+        Raises `ValueError` for a missing file, ids without a row, other label names than the task's, and numbers that
+        are not finite (with the id)."""
+        if model not in self._outputs:
+            self._outputs[model] = shared(self._read(model))
+        return self._outputs[model]
+
+    def log_probs(self, voice: str) -> Float32:
+        """Log-probabilities (N, C), nats. Several models are averaged as probabilities, in the log domain: logits of
+        1e3 underflow as probabilities and would give infinite divergences. Raises `NotDefined` for regression."""
+        self._require_classes("probabilities")
+        if voice not in self._said:
+            logits = [self.outputs(model) for model in self.models_of(voice)]
+            mean_NC = np.empty(logits[0].shape, np.float32)
+            for part in chunks(len(self)):
+                log_p_MNC = np.stack([log_probs_NC(logits_NC[part]) for logits_NC in logits])
+                mean_NC[part] = log_p_MNC[0] if len(logits) == 1 else mean_log_probs(log_p_MNC)
+            self._said[voice] = shared(mean_NC)
+        return self._said[voice]
+
+    def probs(self, voice: str) -> Float32:
+        """Probabilities (N, C)."""
+        return np.exp(self.log_probs(voice))
+
+    def values(self, voice: str) -> Float32:
+        """Regression: (N,), the mean over the voice's models. Raises `NotDefined` for tasks with classes."""
+        if not self.is_regression:
+            raise NotDefined(f"Task '{self.task.name}' has classes; only a regression has values.")
+        if voice not in self._said:
+            self._said[voice] = shared(np.mean([self.outputs(model) for model in self.models_of(voice)], axis=0))
+        return self._said[voice]
+
+    def answers(self, voice: str) -> npt.NDArray[np.int16]:
+        """Index of the most probable class (N,); ties: the first. "gold" is a voice here, -1 where unknown."""
+        self._require_classes("an answer")
+        if voice == "gold":
+            return self.gold_N.astype(np.int16)
+        key = ("answers", voice)
+        if key not in self.cache:
+            self.cache[key] = shared(self.log_probs(voice).argmax(axis=1).astype(np.int16))
+        return cast("npt.NDArray[np.int16]", self.cache[key])
+
+    def is_right(self, voice: str) -> npt.NDArray[np.bool_]:
+        """(N,); False where gold is unknown, see `has_gold`."""
+        return np.asarray(self.answers(voice) == self.gold_N)
+
+    @property
+    def has_gold(self) -> npt.NDArray[np.bool_]:
+        """(N,): is the gold known?"""
+        return np.isfinite(self.gold_N) if self.is_regression else np.asarray(self.gold_N >= 0)
+
+    def known(self, which: Literal["truth", "humans"]) -> Float32:
+        """(N, C) of the truth or the annotators, nan in rows where unknown. Raises `NotDefined` where nothing is."""
+        self._require_classes("a distribution of it")
+        found = self.truth_NC if which == "truth" else self.humans_NC
+        if found is None:
+            words = "true probabilities" if which == "truth" else "annotators' labels"
+            raise NotDefined(f"Split '{self.split}' of task '{self.task.name}' has no {words}.")
+        return found
+
+    # ---- single examples
+    def row_of(self, example_id: str) -> int:
+        """The row with this id. Raises `ValueError` that says in which split it is, if in another."""
+        row = pc.index(self.ids, pa.scalar(example_id, self.ids.type)).as_py()
+        if row >= 0:
+            return int(row)
+        elsewhere = pc.index(self._examples["example_id"], example_id).as_py()
+        where = "" if elsewhere < 0 else f"; it is in split '{self._examples['split'][elsewhere].as_py()}'"
+        raise ValueError(f"no example '{example_id}' in split '{self.split}' of task '{self.task.name}'{where}")
+
+    def texts(self, rows: Rows) -> list[Text]:
+        """Ids and texts of `rows`, read from the mapped file: meant for a page of them, 10 microseconds a row."""
+        names = [name for name in ("example_id", "text_a", "text_b", "candidates") if name in self._examples.column_names]
+        found = []
+        for file_row in self.file_rows_N[np.asarray(rows, np.int64)].tolist():
+            cells = {name: self._examples[name][file_row].as_py() for name in names}
+            candidates = None if cells.get("candidates") is None else tuple(cells["candidates"])
+            found.append(Text(cells["example_id"], cells["text_a"], cells.get("text_b"), candidates))
+        return found
+
+    def contains(self, text: str) -> npt.NDArray[np.bool_]:
+        """(N,): does a text of the example hold `text`? Without regard to case; a scan of the mapped columns."""
+        found_N = np.zeros(len(self._examples), bool)
+        for name in ("text_a", "text_b", "candidates"):
+            if name in self._examples.column_names:
+                found_N |= _found_in(self._examples[name], text)
+        return found_N[self.file_rows_N]
+
+    # ---- reading
+    def _ensemble(self) -> str | None:
+        name = self.models.taught_by
+        return name if name is not None and self.has(name) else None
+
+    def _require_classes(self, what: str) -> None:
+        if self.is_regression:
+            raise NotDefined(f"Task '{self.task.name}' is a regression: there are no classes to have {what}.")
+
+    def _taken(self, column: pa.ChunkedArray) -> pa.ChunkedArray:
+        first, last, n = int(self.file_rows_N[0]), int(self.file_rows_N[-1]), len(self.file_rows_N)
+        # A split without gaps is a slice of the mapped file and costs no memory.
+        return column.slice(first, n) if last - first + 1 == n else column.take(pa.array(self.file_rows_N))
+
+    def _values(self, name: str) -> npt.NDArray[np.float64]:
+        if name not in self._examples.column_names:
+            return np.full(len(self), np.nan)
+        return self._taken(self._examples[name]).to_numpy(zero_copy_only=False).astype(np.float64)
+
+    def _known_probs(self, name: str) -> Float32 | None:
+        if name not in self._examples.column_names:
+            return None
+        column = self._taken(self._examples[name])
+        if column.null_count == len(column):
+            return None
+        return lists_to_rows(column).astype(np.float32, copy=False)
+
+    def _splits(self, model: str) -> frozenset[str]:
+        path = self.run.predictions_path(model, self.task.name)
+        if not path.exists():
+            return frozenset()
+        return frozenset(pc.unique(_columns(path, ["split"], read_dictionary=["split"])["split"]).to_pylist())
+
+    def _read(self, model: str) -> Float32:
+        path = self.run.predictions_path(model, self.task.name)
+        if not path.exists():
+            raise ValueError(
+                f"{path} does not exist: model '{model}' has no predictions on '{self.task.name}'; go on with "
+                f"`python -m core run --out {self.run.path}`"
+            )
+        table = _columns(path, None, read_dictionary=["split"])
+        if not self.is_regression:
+            names = json.loads((table.schema.metadata or {}).get(b"label_names", b"[]"))
+            check_label_names([self.task.labels, names], n_members=2, n_classes=self.task.n_outputs)
+        table = table.filter(pc.equal(table["split"], self.split))
+        ids = _whole(table["example_id"])
+        outputs = table["value"].to_numpy() if self.is_regression else lists_to_rows(table["logits"])
+        if not ids.equals(self.ids):
+            outputs = outputs[_positions(ids, self.ids, what=str(path))]
+        finite = np.isfinite(outputs) if self.is_regression else np.isfinite(outputs).all(axis=1)
+        if not finite.all():
+            raise ValueError(
+                f"model '{model}', task '{self.task.name}': the output of example '{self.ids[int(finite.argmin())]}' is "
+                f"not finite ({int((~finite).sum())} such rows); its training diverged, train it again"
+            )
+        return np.ascontiguousarray(outputs, np.float32)
+
+
+def shared(array: np.ndarray) -> Any:
+    """Read-only: what is kept in the table belongs to all its readers."""
+    array.flags.writeable = False
+    return array
+
+
+def chunks(n: int, rows: int = CHUNK_ROWS) -> list[slice]:
+    """Slices that together are 0..n."""
+    return [slice(start, min(start + rows, n)) for start in range(0, n, rows)]
+
+
+def mean_log_probs(log_p_MNC: np.ndarray) -> np.ndarray:
+    """log (1/M sum_m p_m): (M, N, C) -> (N, C)."""
+    return np.asarray(special.logsumexp(log_p_MNC, axis=0) - np.log(len(log_p_MNC)))
+
+
+def require_three_classes(task: Task, what: str) -> None:
+    """Raises `NotDefined` where there is one wrong class, or none: nothing is said between wrong classes."""
+    if task.kind == "regression":
+        raise NotDefined(f"Task '{task.name}' is a regression: there are no classes, hence no {what}.")
+    if task.n_outputs < 3:
+        raise NotDefined(
+            f"Task '{task.name}' has two classes, so one wrong class: a soft target is one number there, and there is "
+            f"no {what}. Look at a task with three classes or more."
+        )
+
+
+def require_members(table: TaskTable, what: str) -> Sequence[str]:
+    """The M >= 2 members of the teacher; raises `NotDefined` where there are fewer."""
+    members = table.members
+    if len(members) < 2:
+        have = "no teachers" if not members else f"one teacher ({members[0]})"
+        raise NotDefined(f"Task '{table.task.name}' has {have} on split '{table.split}', and {what} needs two.")
+    return members
+
+
+def _columns(path: Any, names: list[str] | None, **options: Any) -> pa.Table:
+    try:
+        return pq.read_table(path, columns=names, **options)
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{path} is not a readable parquet file ({error}); re-run the stage that writes it") from error
+
+
+def _whole(column: pa.ChunkedArray) -> pa.Array:
+    """One array; without a copy where there is one chunk, so that ids stay in the mapped file."""
+    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks or [pa.array([], column.type)])
+
+
+def _positions(have: pa.Array, want: pa.Array, *, what: str) -> IntArray:
+    """Positions of `want` in `have`, as `core.store.rows_of_ids`, whose message stands for a missing id."""
+    found = pc.index_in(want, have)
+    if found.null_count:
+        return rows_of_ids(have.to_numpy(zero_copy_only=False), want.to_numpy(zero_copy_only=False), what=what)
+    return np.asarray(found.to_numpy()).astype(np.int64)
+
+
+def _found_in(column: pa.ChunkedArray, text: str) -> npt.NDArray[np.bool_]:
+    if pa.types.is_list(column.type):
+        found_N = np.zeros(len(column), bool)
+        lists = column.combine_chunks()
+        lists = pa.concat_arrays(lists.chunks) if isinstance(lists, pa.ChunkedArray) else lists
+        hits = pc.fill_null(pc.match_substring(pc.list_flatten(lists), text, ignore_case=True), False)
+        found_N[np.asarray(pc.list_parent_indices(lists))[np.asarray(hits)]] = True
+        return found_N
+    return np.asarray(pc.fill_null(pc.match_substring(column, text, ignore_case=True), False)).astype(bool)
+
+
+def _or_none(values_N: npt.NDArray[np.float64]) -> npt.NDArray[np.float64] | None:
+    return values_N if np.isfinite(values_N).any() else None
