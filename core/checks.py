@@ -67,6 +67,12 @@ def check_ensemble(ensemble: EnsembleConfig, multitask: MultitaskConfig, evaluat
 
 
 def check_sampling(stage: str, train: TrainConfig, tasks: tuple[str, ...]) -> None:
+    """`tasks` are those that the stage mixes; none where a training has one."""
+    if not tasks and (train.sampling != "proportional" or train.task_weights):
+        raise ValueError(
+            f"{stage}.sampling and {stage}.task_weights say how tasks are mixed, but a training of this stage has one; "
+            "leave them out"
+        )
     if train.sampling_temperature != 2.0 and train.sampling != "temperature":
         raise ValueError(
             f"{stage}.sampling_temperature is {train.sampling_temperature}, but {stage}.sampling is "

@@ -95,8 +95,8 @@ class Config(Section):
                 f"pretrain.objective is '{self.pretrain.objective}', but there is no text: the embedded suite alone "
                 "makes its own. Give --set pretrain.text=FILE"
             )
-        for stage in ("multitask", "finetune", "distill"):
-            check_sampling(stage, getattr(self, stage), self.data.tasks)
+        for stage in ("pretrain", "multitask", "finetune", "distill"):
+            check_sampling(stage, getattr(self, stage), self.data.tasks if stage in ("multitask", "distill") else ())
         check_used(self.distill, self.ensemble)
         return self
 
@@ -125,7 +125,9 @@ class Config(Section):
         # A value has no temperature: a run's own is refused in `resolve_tasks`.
         temperature = own.temperature or distill.temperature or DEFAULT_TEMPERATURE.get(loss, 1.0)
         alpha = distill.alpha if own.alpha is None else own.alpha
-        schedule = distill.schedule or ("annealed" if loss == "annealed" else "constant")
+        # A regression beside annealed classes is annealed too: BAM mixes labels and predictions of both kinds.
+        is_annealed = "annealed" in (loss, own.loss or distill.loss)
+        schedule = distill.schedule or ("annealed" if is_annealed else "constant")
         ends = {"constant": (alpha, alpha), "linear": (alpha, distill.alpha_end), "annealed": (1.0, 0.0)}
         start, end = ends[schedule]
         assert end is not None  # check_used
@@ -213,11 +215,13 @@ def warnings_of(config: Config, tasks: dict[str, Task]) -> list[str]:
     # The geometric mean and the mean of logits are one distribution (core/ensemble): no loss sees which of them it is.
     one_of = {"mean_probs": "arithmetic", "geometric_mean": "geometric", "mean_logits": "geometric"}
     for task in taught:
-        natural = NATURAL_STRATEGY.get(config.teaching(task).loss)
+        teaching = config.teaching(task)
+        # At another temperature the natural average is that of tempered probabilities, which is no strategy here.
+        natural = NATURAL_STRATEGY.get(teaching.loss) if teaching.temperature == 1 else None
         strategy = one_of.get(config.ensemble.strategy)
         if "kd" in variants and natural is not None and strategy is not None and one_of[natural] != strategy:
             found.append(
-                f"task '{task.name}': the teachers' average that belongs to {config.teaching(task).loss} is {natural}, "
+                f"task '{task.name}': the teachers' average that belongs to {teaching.loss} is {natural}, "
                 f"ensemble.strategy is {config.ensemble.strategy}"
             )
     return found

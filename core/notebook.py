@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -32,6 +33,14 @@ from core.progress import Progress
 from core.store import Run
 from core.workers import Event
 
+# Parameter -> the field of the config that it sets; None leaves what the run has.
+FIELDS = {
+    **{name: f"distill.{name}" for name in ("alpha", "temperature", "loss", "variants")},
+    "seeds": "distill.seeds",
+    "strategy": "ensemble.strategy",
+    "top_k": "select.top_k",
+    "workers": "runtime.workers",
+}
 BATCH = "DARKROOM_BATCH"  # set by core/notebooks: lines instead of a moving bar
 INJECTED = "# Parameters"  # first line of the cell that papermill adds
 
@@ -56,7 +65,10 @@ def refuse_unknown(names: Sequence[str], declared: Mapping[str, Any]) -> None:
 
 
 def typed(name: str, value: Any, kind: Any) -> Any:
-    """`value` as the declared type. A whole number may stand for a float; a text never stands for a number or list."""
+    """`value` as the declared type. A whole number may stand for a float; a text never stands for a number or list.
+    None is what a parameter without a value of its own has: "as the run has it"."""
+    if value is None:
+        return None
     try:
         return TypeAdapter(kind).validate_python(value, strict=True)
     except ValidationError:
@@ -69,13 +81,16 @@ def _assigned(source: str) -> list[str]:
             for target in node.targets if isinstance(target, ast.Name)]  # fmt: skip
 
 
-def bring(params: SimpleNamespace, *, stage: str, overrides: Sequence[str] = ()) -> Run:
+def bring(params: SimpleNamespace, *, stage: str) -> Run:
     """The run directory `params.run_dir` with everything up to `stage` done: what is up to date is read, the rest is
-    run. A new directory starts from `params.preset`; an existing one keeps its config, `overrides` apart.
+    run. A new directory starts from `params.preset`; an existing one keeps its config, apart from the parameters of
+    `FIELDS` that have a value.
 
     Raises `ValueError` where that would replace finished trainings, unless `params.update`.
     """
     run = Run(resolved(params.run_dir))
+    given = {field: getattr(params, name, None) for name, field in FIELDS.items()}
+    overrides = [f"{field}={json.dumps(value)}" for field, value in given.items() if value is not None]
     if run.exists():
         # A notebook's default preset says nothing about a run that is already there.
         config = load_config(None, None, overrides, base=validated(run.manifest()["config"]))
@@ -84,6 +99,26 @@ def bring(params: SimpleNamespace, *, stage: str, overrides: Sequence[str] = ())
     with BarProgress() as progress:
         run_pipeline(run, config, last_stage=stage, update=params.update, progress=progress)
     return run
+
+
+def show(fig: Any) -> None:
+    """A plotly figure: interactive in JupyterLab, and as HTML for pages made of the notebook (core/notebooks,
+    `write_html`). Without the button that would upload its data."""
+    from IPython.display import display
+    from plotly.io import to_html
+
+    from core.plots.style import SHOW_CONFIG
+
+    values = {**json.loads(fig.to_json()), "config": SHOW_CONFIG}
+    page = to_html(fig, config=SHOW_CONFIG, include_plotlyjs=False, full_html=False)
+    display({"application/vnd.plotly.v1+json": values, "text/html": page}, raw=True)
+
+
+def say(text: str) -> None:
+    """A sentence in Markdown with the numbers of this run."""
+    from IPython.display import Markdown, display
+
+    display(Markdown(text))
 
 
 def resolved(run_dir: str) -> Path:

@@ -45,7 +45,8 @@ def run_pipeline(
     """Brings `run` up to date with `config` and returns its manifest.
 
     `first_stage` redoes that stage and all after it; `only_stage` redoes that one alone, and fails when what it needs
-    is not up to date; `last_stage` stops after that one. Raises `ValueError` for a run directory of another config, see `update`.
+    is not up to date; `last_stage` stops after that one. Raises `ValueError` for a run directory of another config, see
+    `update`.
     """
     for stage in (first_stage, only_stage, last_stage):
         if stage is not None and stage not in STAGES:
@@ -133,14 +134,19 @@ def _log_stop(run: Run, error: BaseException | None) -> None:
 
 def source_digest(config: Config, tasks: dict[str, Task]) -> str:
     """Contents of the source files; the suite and the hub have none on this machine, their config says it all."""
-    data = config.data
-    if data.source == "suite" or (data.source == "hub" and data.hub_dir is None):
-        return ""
-    folders = {
-        name: None if where is None else Path(where)
-        for name, where in (("glue_dir", data.glue_dir), ("hub_dir", data.hub_dir))
-    }
-    return digest([fingerprint(source_files(task, source=data.source, **folders)) for task in tasks.values()])
+    data, found = config.data, []
+    if data.source != "suite" and (data.source != "hub" or data.hub_dir is not None):
+        folders = {
+            name: None if where is None else Path(where)
+            for name, where in (("glue_dir", data.glue_dir), ("hub_dir", data.hub_dir))
+        }
+        found = [fingerprint(source_files(task, source=data.source, **folders)) for task in tasks.values()]
+    if config.pretrain.objective != "none" and config.pretrain.text is not None:
+        text = Path(config.pretrain.text)
+        if not text.exists():
+            raise ValueError(f"there is no {text}; give pretrain.text a UTF-8 text file or a folder of *.txt")
+        found.append(fingerprint(sorted(text.glob("*.txt")) if text.is_dir() else [text]))
+    return digest(found) if found else ""
 
 
 def chosen_members(
@@ -219,9 +225,10 @@ def _forget(run: Run, manifest: dict[str, Any], jobs: Mapping[str, Job], *, stag
         if not stale or (record["stage"] in (*TRAINING_STAGES, "prepare") and record["stage"] not in stages):
             continue
         del manifest["jobs"][name]
-        if name not in jobs and record["stage"] in TRAINING_STAGES:
+        if name not in jobs and record["stage"] in (*TRAINING_STAGES, "ensemble"):  # a soup is a model too
             for folder in ("models", "predictions", "dynamics"):
                 shutil.rmtree(run.path / folder / name, ignore_errors=True)
+            (run.path / f"{name}.json").unlink(missing_ok=True)
     run.write_manifest(manifest)
 
 
@@ -232,11 +239,13 @@ def _forced_stages(first_stage: str | None, only_stage: str | None) -> set[str]:
 
 
 def _require_inputs(stage: str, jobs: dict[str, Job], manifest: dict[str, Any]) -> None:
+    if stage == "pretrain" and not any(job.stage == stage for job in jobs.values()):
+        raise ValueError("stage 'pretrain' has nothing to do: pretrain.objective is 'none', or no encoder is fresh")
     if not any(job.stage == stage for job in jobs.values()):
         raise ValueError(f"stage '{stage}' cannot run alone: 'select' is not up to date. Run without --only first")
     for job in jobs.values():
         for need in job.needs if job.stage == stage else ():
-            if not is_done(jobs[need], manifest):
+            if jobs[need].stage != stage and not is_done(jobs[need], manifest):
                 raise ValueError(
                     f"stage '{stage}' cannot run alone: its input '{need}' (stage '{jobs[need].stage}') is not up to "
                     f"date. Run --from {jobs[need].stage}, or without --only"

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from core.config import Config, digest
-from core.sections import NEEDS_TEACHER, TrainConfig
+from core.sections import FITTED_STRATEGIES, NEEDS_TEACHER, TrainConfig
 from core.tasks import Task
 
 STAGES = ("prepare", "pretrain", "multitask", "select", "finetune", "ensemble", "distill", "evaluate")
@@ -47,9 +48,17 @@ def make_jobs(
     """
     jobs: dict[str, Job] = {}
 
-    def add(stage: str, name: str, spec: dict[str, Any], needs: Sequence[str], weights_of: Sequence[str] = ()) -> None:
+    def add(
+        stage: str,
+        name: str,
+        spec: dict[str, Any],
+        needs: Sequence[str],
+        weights_of: Sequence[str] = (),
+        key_of: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """`key_of` names a need of which only a part is read, and has that part's key."""
         needs = tuple(dict.fromkeys((*needs, *weights_of)))
-        inputs = {need: jobs[need].key for need in needs}
+        inputs = {need: key_of.get(need, jobs[need].key) for need in needs}
         key = digest({"code": CODE_VERSION, "stage": stage, "name": name, "spec": spec, "inputs": inputs})
         jobs[name] = Job(stage, name, spec, needs, key, tuple(weights_of))
 
@@ -76,7 +85,7 @@ def make_jobs(
     for encoder, pretrained in config.pretrained.items():
         spec: dict[str, Any] = {
             "encoder": encoder,
-            "pretrain": config.pretrain.model_dump(),
+            "pretrain": config.pretrain.model_dump(exclude={"text"}),  # `source_digest` stands for it
             "dtype": config.runtime.dtype,
         }
         add("pretrain", pretrained, spec | {"seed": config.seed}, ("prepare",))
@@ -117,36 +126,51 @@ def make_jobs(
                 add_member("finetune", f"{member}-f{fold}", members[member], **held_out)
                 for task in teacher_tasks:
                     teachers.append(add_teacher(member, task, f"{member}-f{fold}", fold=fold, n_folds=n_folds))
-    spec = config.ensemble.model_dump(exclude={"soups"})
-    add("ensemble", "ensemble", spec | {"members": list(chosen), "teacher_tasks": teacher_tasks}, (*chosen, *teachers))
+    spec = {"members": list(chosen), "teacher_tasks": teacher_tasks}
+    add("ensemble", "ensemble", spec | config.ensemble.model_dump(exclude={"soups"}), (*chosen, *teachers))
+    # Students read what makes Q alone: which strategies are compared with it is nothing to them.
+    is_fitted = config.ensemble.strategy in FITTED_STRATEGIES
+    spec |= config.ensemble.model_dump(include={"strategy", "targets", "folds", *(["fit_split"] if is_fitted else [])})
+    targets_key = digest({"spec": spec, "inputs": {need: jobs[need].key for need in jobs["ensemble"].needs}})
     for soup in config.ensemble.soups:
         spec = {"soup": soup, "fit_split": config.ensemble.fit_split, "members": list(chosen)}
         add("ensemble", f"soup-{soup}", spec, (), chosen)
-    _add_students(config, tasks, add, start_of.get(config.student_encoder, ()), common)
+    _add_students(config, tasks, add, start_of.get(config.student_encoder, ()), common, targets_key)
     add("evaluate", "evaluate", {**config.evaluate.model_dump(), "models": scored_models(config, jobs)}, [
         name for name in jobs if name not in ("prepare", "select") and jobs[name].stage != "pretrain"
     ])  # fmt: skip
+    # Jobs of their own: asking for features later trains nothing again.
+    for student in [name for name, job in jobs.items() if job.stage == "distill" and "task" not in job.spec]:
+        if config.runtime.keep_features:
+            add("evaluate", f"features-{student}", {"features_of": student}, ("prepare",), (student,))
     return jobs
 
 
 def _add_students(
-    config: Config, tasks: Mapping[str, Task], add: Callable[..., None], start: Sequence[str], common: dict[str, Any]
+    config: Config,
+    tasks: Mapping[str, Task],
+    add: Callable[..., None],
+    start: Sequence[str],
+    common: dict[str, Any],
+    targets_key: str,
 ) -> None:
     """Each variant and seed; for `kd` further generations, each taught by the one before; fine-tuned ones."""
     distill = config.distill
     taught = {name: config.teaching(task)._asdict() for name, task in tasks.items() if task.has_teacher}
-    # What a variant reads of the config: a change of alpha must not redo `hard`.
+    # What a variant reads of the config: a change of alpha must not redo `hard`, nor one of the tasks with teachers.
     reads: dict[str, dict[str, Any]] = {
         **{variant: {"teaching": taught} for variant in ("kd", "dkpp", "adaptive_smoothing", "truth")},
         "label_smoothing": {"smoothing": distill.smoothing},
     }
+    needs = {variant: ("ensemble",) if NEEDS_TEACHER[variant] else ("prepare",) for variant in distill.variants}
     for variant in distill.variants:
         for seed in range(distill.seeds):
             spec = {"variant": variant, "seed": [config.seed, seed], "encoder": config.student_encoder, **common}
-            spec |= {"dropout": distill.dropout, "rtd_weight": distill.rtd_weight, "teacher_tasks": list(taught)}
+            spec |= {"dropout": distill.dropout, "rtd_weight": distill.rtd_weight}
+            spec |= {"teacher_tasks": list(taught)} if variant != "hard" else {}
             training = {"train": _train_part(distill), **reads.get(variant, {})}
             previous = student_name(variant, seed)
-            add("distill", previous, spec | training, ("ensemble",) if NEEDS_TEACHER[variant] else ("prepare",), start)
+            add("distill", previous, spec | training, needs[variant], start, {"ensemble": targets_key})
             for generation in range(2, distill.generations + 1 if variant == "kd" else 2):
                 name = student_name(variant, seed, generation)
                 own = {"generation": generation, "taught_by": previous}

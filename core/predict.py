@@ -15,6 +15,7 @@ from scipy.special import log_softmax, logsumexp
 
 from core.batching import TaskData, cut, make_batch, on_device
 from core.device import Device
+from core.encoder import encode
 from core.model import MultiTaskModel
 from core.tasks import Task
 from core.tokens import encode_texts
@@ -58,6 +59,22 @@ def _one_pass(model: MultiTaskModel, data: TaskData, rows: np.ndarray, device: D
         outputs[position[start : start + len(batch_rows)]] = values[:, 0] if not width else values
         start += len(batch_rows)
     return outputs
+
+
+@torch.inference_mode()
+def first_states(model: MultiTaskModel, data: TaskData, rows: np.ndarray, device: Device) -> np.ndarray:
+    """The encoder's last state of the first token, (N, H) in float32, in the order of `rows`; what a linear head
+    reads. For tasks with one sequence an example."""
+    model.eval()
+    states = np.zeros((len(rows), model.encoder.config.hidden_size), np.float32)
+    position = np.argsort(data.lengths[rows], kind="stable")
+    start = 0
+    for batch_rows in cut(data, rows[position], batch_size=EXAMPLES_A_BATCH, token_budget=TOKENS_A_BATCH):
+        with device.autocast():
+            hidden_B1H = encode(model.encoder, make_batch(data, batch_rows), first_only=True)
+        states[position[start : start + len(batch_rows)]] = hidden_B1H[:, 0].float().cpu().numpy()
+        start += len(batch_rows)
+    return states
 
 
 def predict_texts(

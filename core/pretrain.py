@@ -164,7 +164,7 @@ def _gathered(sizes: np.ndarray, ends_document: np.ndarray, wants_pair: np.ndarr
             taken = min(size, free)
             bounds.append(end)
             end, size, free = end + taken, size - taken, free - taken
-            if size or (is_last and not size):
+            if size or is_last:
                 close()
     if bounds:
         close()
@@ -239,7 +239,6 @@ def pretrain(
     torch.manual_seed(stream_seed(seed, *names))
     model = _make_model(encoder, tokenizer, settings, dropout=dropout)
     weights_2 = torch.tensor([1.0, settings.discriminator_weight], device=device.device)
-    checkpoint = out / f"checkpoint-{key}.safetensors"
     train_model(
         model,
         {TEXT.name: data},
@@ -250,7 +249,7 @@ def pretrain(
         device=device,
         report=report,
         evaluate=lambda: held_out_scores(model, data, device),
-        checkpoint=checkpoint,
+        checkpoint=out / f"checkpoint-{key}.safetensors",
         checkpoint_seconds=checkpoint_seconds,
     )
     model.encoder.save_pretrained(out)
@@ -263,7 +262,7 @@ def pretrain(
         "objective": settings.objective,
         "encoder": encoder,
         "settings": settings.model_dump(mode="json"),
-        "text_digest": _digest(lines),
+        "text_digest": hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16],
         "lines": len(lines),
         "blocks": len(data.splits),
         "held_out_blocks": len(data.rows("held_out")),
@@ -307,14 +306,6 @@ def _block_data(
     splits[stream(seed, "held out").permutation(n)[:n_held_out]] = "held_out"
     ids = np.array([example_id(TEXT.name, "block", i) for i in range(n)], dtype=object)
     return on_device(TEXT, tokens, ids, splits, torch.zeros(n, dtype=torch.int64), device.device)
-
-
-def _digest(lines: Sequence[str]) -> str:
-    """16 hexadecimal digits of the SHA-256 of the lines."""
-    digest = hashlib.sha256()
-    for line in lines:
-        digest.update(line.encode() + b"\n")
-    return digest.hexdigest()[:16]
 
 
 @torch.inference_mode()

@@ -12,6 +12,7 @@ The best teacher of a task is the one with the best score on the selection split
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -151,7 +152,7 @@ def _summary(columns: dict[str, np.ndarray], metric: str) -> dict[str, Any]:
     if "hard" in columns and "kd" in columns:
         summary["difference"] = _difference(columns["kd"], columns["hard"], better)
     # Students are paired by seed with both anchors: what does a variant add to gold, what does kd add to the variant?
-    students = [name for name in columns if name.split("-")[0] in NEEDS_TEACHER]
+    students = _students(columns)
     for anchor in ("hard", "kd"):
         if anchor in columns:
             differences = {
@@ -159,6 +160,11 @@ def _summary(columns: dict[str, np.ndarray], metric: str) -> dict[str, Any]:
             }
             summary[f"minus_{anchor}"] = differences
     return summary
+
+
+def _students(columns: Iterable[str]) -> list[str]:
+    """Of a row's columns those of students: variants, their further generations, fine-tuned ones."""
+    return [name for name in columns if name.split("-")[0] in NEEDS_TEACHER]
 
 
 def _difference(a: np.ndarray, b: np.ndarray, higher_is_better: bool) -> dict[str, Any]:
@@ -185,7 +191,7 @@ def render_report(report: dict[str, Any], console: Console, *, full: bool = Fals
         console.print(_drawn(report["tables"][name], TITLES[name], report))
     for name in ("score", "kl_truth"):
         row = next((row for row in report["tables"].get(name, ()) if row["name"] == AVERAGES["teacher"]), None)
-        if row is not None and len(row.get("minus_hard", {})) > 1:
+        if row is not None and set(_students(row)) - {"hard", "kd"}:
             console.print(_controls(row, TITLES[name]))
         if row is not None and any(column.startswith(("ens-", "soup-")) for column in row):
             console.print(_other_ensembles(row, TITLES[name]))
@@ -220,7 +226,7 @@ def _controls(row: dict[str, Any], title: str) -> Table:
     table.add_column("student", no_wrap=True)
     for heading in ("mean", "minus hard", "says", "minus kd", "says"):
         table.add_column(heading, justify="left" if heading == "says" else "right", no_wrap=True)
-    for name in ("hard", *row["minus_hard"]):
+    for name in _students(row):
         cells = [f"{name}  [dim]{_VARIANT_WORDS.get(name, '')}[/dim]", _cell(row[name])]
         for anchor in ("hard", "kd"):
             difference = row.get(f"minus_{anchor}", {}).get(name)
@@ -230,8 +236,9 @@ def _controls(row: dict[str, Any], title: str) -> Table:
 
 
 def _other_ensembles(row: dict[str, Any], title: str) -> Table:
-    table = Table(title=f"[bold]Ways of combining. {title.partition(' (')[0].partition(':')[0]}[/bold]", title_justify="left",
-                  box=box.SIMPLE_HEAD, pad_edge=False)  # fmt: skip
+    short = title.partition(" (")[0].partition(":")[0]
+    table = Table(title=f"[bold]Ways of combining. {short}[/bold]", title_justify="left", box=box.SIMPLE_HEAD,
+                  pad_edge=False)  # fmt: skip
     table.add_column("ensemble", no_wrap=True)
     table.add_column("mean of tasks", justify="right", no_wrap=True)
     table.add_row("the teachers' targets", _cell(row["ensemble"]))

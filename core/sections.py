@@ -226,4 +226,5 @@ class RuntimeConfig(Section):
     workers: int = Field(0, ge=0, description="jobs side by side; 0: one a core on the CPU, one on an accelerator")
     threads: int = Field(1, ge=1, description="CPU threads a job; results are bitwise equal for equal threads")
     checkpoint_seconds: float = Field(60.0, ge=0, description="time between checkpoints of a training")
+    keep_features: bool = Field(False, description="store students' [CLS] states, to refit heads in the app")
     keep_models: bool = Field(True, description="keep weights after the run; everything else stays readable")

@@ -93,6 +93,9 @@ class Run:
     def targets_path(self, task: str) -> Path:
         return self.path / "targets" / f"{task}.parquet"
 
+    def features_path(self, model: str, task: str) -> Path:
+        return self.path / "features" / model / f"{task}.npy"
+
     def model_dir(self, model: str) -> Path:
         return self.path / "models" / model
 

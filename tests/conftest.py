@@ -1,5 +1,5 @@
-"""What tests of several files share: one finished run of a tiny config, made once, and the calls that make and compare
-runs. Tests that change a run work on a copy (`copied`); nothing here needs a network.
+"""What tests of several files share: finished runs of tiny configs, made once, and the calls that make and compare
+runs. Tests that change a run work on a copy (`copied`, `copy_of`); nothing here needs a network.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from rich.console import Console
 
 from core.config import Config
 from core.pipeline import run_pipeline
+from core.plan import STAGES
 from core.presets import load_config
 from core.progress import Progress
+from core.sections import NEEDS_TEACHER
 from core.store import Run
 
 # The smoke preset, smaller: six tasks, M = 3, K = 2, four teacher tasks, two seeds. One process, so that no worker
@@ -32,6 +34,25 @@ TINY = (
     "evaluate.resamples=100",
     "runtime.workers=1",
     "runtime.device=cpu",  # bytes are compared; on a GPU sums are not in one order
+)
+
+# The stages that have jobs in a run of `tiny()`: nothing is pre-trained there.
+TINY_STAGES = [stage for stage in STAGES if stage != "pretrain"]
+
+# Every option side by side, on two tasks with teachers and one without: bagged, MC and snapshot members, all strategies
+# and soups, all variants, a second generation, students fine-tuned.
+EVERYTHING = (
+    *("data.tasks=[sentiment,nli,similarity]", "multitask.epochs=2", "select.top_k=3"),
+    "multitask.pool=[{dropout: 0.2}, {bagging: 0.5}, {seed: 1, mc_passes: 3}, {seed: 2, snapshots: 2}]",
+    "ensemble.compare=[geometric_mean,mean_logits,weighted,calibrated,greedy,stacking]",
+    "ensemble.soups=[uniform,greedy]",
+    *(f"distill.variants=[{','.join(NEEDS_TEACHER)}]", "distill.generations=2", "distill.finetuned=[kd]"),
+)
+# Targets from teachers that have not seen their rows, on classes and on values, with a setting of each task's own.
+FOLDED = (
+    *("data.tasks=[nli,similarity]", "data.teacher_tasks=[nli,similarity]", "multitask.dropouts=[0.1,0.2]"),
+    *("ensemble.targets=out_of_fold", "distill.variants=[hard,kd,truth]", "distill.seeds=1"),
+    *("distill.regression_loss=gaussian_nll", "distill.per_task={nli: {alpha: 0.2}}"),
 )
 
 
@@ -60,10 +81,68 @@ def smoke(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     return go(Run(tmp_path_factory.mktemp("runs") / "smoke"), tiny())
 
 
+@pytest.fixture(scope="session")
+def everything(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """A finished run of `EVERYTHING`. Read it, never write to it."""
+    return go(Run(tmp_path_factory.mktemp("runs") / "everything"), tiny(*EVERYTHING))
+
+
+@pytest.fixture(scope="session")
+def folded(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """A finished run of `FOLDED`. Read it, never write to it."""
+    return go(Run(tmp_path_factory.mktemp("runs") / "folded"), tiny(*FOLDED))
+
+
 @pytest.fixture
 def copied(smoke: Finished, tmp_path: Path) -> Run:
     """A copy of the finished run that a test may change."""
-    return Run(shutil.copytree(smoke.run.path, tmp_path / "run"))
+    return copy_of(smoke, tmp_path)
+
+
+def copy_of(finished: Finished, folder: Path) -> Run:
+    return Run(shutil.copytree(finished.run.path, folder / "run"))
+
+
+class Training(NamedTuple):
+    """What a job gave to the training loop. `weights` are those that it starts from, `generator` is torch's."""
+
+    weights: dict[str, Any]
+    generator: list[int]
+    datas: dict[str, Any]
+    loss_fn: Any
+    options: dict[str, Any]  # train, seed, names, auxiliary
+
+
+def trainings(run: Run, config: Config, stage: str, patch: pytest.MonkeyPatch) -> dict[str, Training]:
+    """Redoes a stage of `run` with one step in the place of each training, 0.001 on every weight, and returns what each
+    job gave to the loop."""
+    import torch
+
+    seen: dict[str, Training] = {}
+
+    def one_step(model: Any, datas: Any, loss_fn: Any, *, checkpoint: Path, **options: Any) -> dict[str, Any]:
+        weights = {name: value.clone() for name, value in model.state_dict().items()}
+        seen[checkpoint.parent.name] = Training(weights, torch.get_rng_state().tolist(), datas, loss_fn, options)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(1e-3)
+        model.eval()
+        return {}
+
+    with patch.context() as patched:
+        patched.setattr("core.stages.training.train_model", one_step)
+        go(run, config, only_stage=stage)
+    return seen
+
+
+def weights_of(run: Run, model: str) -> dict[str, Any]:
+    """A stored model's weights, by the names that they have in the model."""
+    from safetensors.torch import load_file
+
+    folder = run.model_dir(model)
+    encoder, heads = load_file(folder / "encoder" / "model.safetensors"), load_file(folder / "heads.safetensors")
+    named = {f"encoder.{name}": value for name, value in encoder.items()}
+    return named | {f"heads.{name}": value for name, value in heads.items()}
 
 
 def results(run: Run, *folders: str) -> dict[str, bytes]:

@@ -185,7 +185,7 @@ def test_stacking_of_values_is_ridge_regression_towards_the_plain_mean() -> None
     np.testing.assert_array_equal(std_N, VALUES_MN.std(axis=0))
     tenfold = fit_values("stacking", 10 * VALUES_MN, 10 * VALUE_N, **SPLITS)  # the unit does not matter
     np.testing.assert_allclose(tenfold.params["weights"], recipe.params["weights"], rtol=0, atol=1e-10)
-    constant = fit_values("stacking", VALUES_MN, np.full(60, 0.1), **SPLITS)  # no spread to scale by
+    constant = fit_values("stacking", VALUES_MN, np.full(60, 0.5), **SPLITS)  # no spread to scale by
     assert np.isfinite(apply_values(constant, VALUES_MN)).all()
 
 
@@ -196,7 +196,7 @@ def test_properties_of_every_fitted_strategy(strategy: str) -> None:
     probs_NC = _probs(recipe, LOGITS_MNC)
     np.testing.assert_allclose(probs_NC.sum(axis=1), 1.0, rtol=0, atol=EXACT)
     stored = Recipe.from_json({"members": ["ft-1"], **json.loads(json.dumps(recipe.to_json()))})
-    assert stored == recipe and recipe.fitted_on == "selection"
+    assert stored == recipe._replace(fitted_on="selection")
     np.testing.assert_array_equal(_probs(stored, LOGITS_MNC), probs_NC)
     # Rows without gold and a member's arbitrary offsets have no say (offsets up to rounding).
     assert _fit(strategy, LOGITS_MNC[:, KNOWN_N], GOLD_N[KNOWN_N]) == recipe

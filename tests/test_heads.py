@@ -5,6 +5,7 @@ Equations are those of 1901.11504, section 3; steps are numbered as the class's 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -249,3 +250,17 @@ def test_make_head_reads_the_task_row(name: str) -> None:
     width = 3 if task.kind == "ranking" else 1  # sequences an example
     hidden_RTH, batch = pairs([(3, 2)] * 2 * width)
     assert head(hidden_RTH, batch).shape == (2, task.n_outputs)
+
+
+@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("pair_head", ["linear", "san", None])
+def test_pair_head_replaces_the_head_of_classified_pairs_alone(name: str, pair_head: str | None) -> None:
+    kinds = {"topic": LinearHead, "pair": SanHead, "order": RankingHead, "score": LinearHead}
+    if name == "pair" and pair_head == "linear":
+        kinds["pair"] = LinearHead
+    head = make_head(TASKS[name], H, **HEADS, pair_head=pair_head)
+    assert type(head) is kinds[name]
+    # A row that asks for a linear head on a pair is a pair too.
+    plain_pair = make_head(replace(TASKS["pair"], head="linear"), H, **HEADS, pair_head=pair_head)
+    assert type(plain_pair) is (SanHead if pair_head == "san" else LinearHead)
+    assert head.dropout.p == HEADS["head_dropout"]

@@ -21,10 +21,11 @@ from tiny import CPU, NO_HEAD_DROPOUT, word_tokenizer
 from torch import Tensor
 
 from core.batching import TaskData, on_device
-from core.sections import TrainConfig
+from core.config import Teaching
 from core.losses import soft_ce
 from core.model import make_model
 from core.predict import predict
+from core.sections import TrainConfig
 from core.synthetic import generate
 from core.tasks import SUITE
 from core.tokens import encode, task_texts
@@ -32,6 +33,9 @@ from core.train import train_model
 
 TASK = SUITE["sentiment"]  # five classes: dark knowledge needs at least three
 N_TRAIN, N_TEST = 8000, 2000
+SOFT_ALONE = Teaching(
+    loss="soft_ce", alpha=1, alpha_end=1, soft_warmup=0, temperature=1, dkd_target=1, dkd_others=8, jsd_beta=0.5
+)
 TRAIN = TrainConfig(epochs=8, lr=3e-3, warmup_frac=0.2, batch_size=64, eval_every_epochs=0, dynamics=False)
 
 
@@ -75,9 +79,9 @@ def taught(suite: Suite, *, by_truth: bool, n_train: int = N_TRAIN, seed: int = 
         unused = data.rows("train")[n_train:]
         data = data._replace(splits=np.where(np.isin(np.arange(len(data.splits)), unused), "unused", data.splits))
 
-    def loss(task: str, logits: Tensor, rows: np.ndarray) -> Tensor:
+    def loss(task: str, logits: Tensor, rows: np.ndarray, progress: float) -> Tensor:
         index = torch.from_numpy(rows)
-        return soft_ce(logits, data.gold[index], teacher_logits_NC[index], alpha=1.0)
+        return soft_ce(logits, teacher_logits_NC[index], data.gold[index], SOFT_ALONE)
 
     torch.manual_seed(seed)
     spec = "random:bert(layers=2,hidden=64,heads=2)"

@@ -17,9 +17,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import TINY, Finished, changed, go, keys, models_of, ran, results, tiny
+from conftest import TINY, TINY_STAGES, Finished, changed, go, keys, models_of, ran, results, tiny
 
-from core.plan import STAGES
 from core.progress import Progress
 from core.report import build_report
 from core.store import Run
@@ -42,7 +41,7 @@ def test_a_second_run_skips_everything_and_starts_no_torch(copied: Run) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     lines = done.stdout.splitlines()
     assert lines[-1] == "[]"
-    assert [line.split()[1] for line in lines if line.endswith("up to date")] == list(STAGES)
+    assert [line.split()[1] for line in lines if line.endswith("up to date")] == TINY_STAGES
     assert any(line.startswith("Score x 100") for line in lines)
     assert len(ran(copied)) == n_ran
     assert results(copied) == before
@@ -63,7 +62,7 @@ def test_another_alpha_is_refused_and_redone_on_demand(copied: Run) -> None:
     assert models_of(different) == {"st-kd-s0", "st-kd-s1"}
     assert {name for name in different if not name.startswith(("predictions", "dynamics"))} == {"metrics.parquet"}
     assert updated.manifest["config"]["distill"]["alpha"] == 0.9
-    assert go(copied, tiny("distill.alpha=0.9")).shown.count("up to date") == len(STAGES)
+    assert go(copied, tiny("distill.alpha=0.9")).shown.count("up to date") == len(TINY_STAGES)
     # And back: the models in place of which these were trained have left no trace.
     go(copied, tiny(), update=True)
     assert results(copied) == before
@@ -103,7 +102,7 @@ def test_only_redoes_one_stage_and_needs_its_inputs(copied: Run) -> None:
     assert results(copied) == before
     with pytest.raises(ValueError, match=r"'st-kd-s0' \(stage 'distill'\) is not up to date\. Run --from distill, or"):
         go(copied, tiny("distill.alpha=0.9"), only_stage="evaluate", update=True)
-    with pytest.raises(ValueError, match="stage 'distil' is not known, expected one of prepare, multitask"):
+    with pytest.raises(ValueError, match="stage 'distil' is not known, expected one of prepare, pretrain, multitask"):
         go(copied, tiny(), only_stage="distil")
     with pytest.raises(ValueError, match="'finetune' cannot run alone: 'select' is not up to date"):
         go(Run(copied.path.with_name("new")), tiny(), only_stage="finetune")
@@ -134,7 +133,7 @@ def test_another_selection_is_asked_for_and_leaves_no_trace_of_the_old(copied: R
     assert {name for name in manifest["jobs"] if name.startswith("ft-")} == teachers
     assert {name for name in copied.models() if name.startswith("ft-")} == teachers
     # Nothing of the old choice is left to be refused over.
-    assert go(copied, tiny("select.top_k=1")).shown.count("up to date") == len(STAGES)
+    assert go(copied, tiny("select.top_k=1")).shown.count("up to date") == len(TINY_STAGES)
 
 
 def test_a_stopped_update_goes_on_and_reports_nothing_in_between(copied: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,7 +158,7 @@ def _out_of_disk(context: Any) -> dict[str, Any]:
 def test_deleted_weights_come_back_only_when_needed_and_the_same(copied: Run) -> None:
     before, weights = results(copied), results(copied, "models")
     shutil.rmtree(copied.path / "models")
-    assert go(copied, tiny()).shown.count("up to date") == len(STAGES)
+    assert go(copied, tiny()).shown.count("up to date") == len(TINY_STAGES)
     assert not (copied.path / "models").exists()
     n_ran = len(ran(copied))
     go(copied, tiny(), first_stage="finetune")
@@ -216,7 +215,7 @@ def test_changed_source_files_are_noticed(tmp_path: Path) -> None:
         *("multitask.dropouts=[0.1]", "select.top_k=1", "distill.seeds=1"),
     )
     run = go(Run(tmp_path / "run"), config).run
-    assert go(run, config).shown.count("up to date") == len(STAGES)
+    assert go(run, config).shown.count("up to date") == len(TINY_STAGES)
     (tmp_path / "train.csv").write_text("text_a,label\n" + rows + "good,a\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"the source files or the code have changed.* finished jobs: prepare, mt-1"):
         go(run, config)
@@ -251,6 +250,6 @@ def test_workers_give_the_same_bytes_and_a_failing_one_stops_the_run(tmp_path: P
     n_ran = len(ran(run))
     shown = go(run, tiny("runtime.workers=1"), first_stage="ensemble").shown
     assert ran(run, n_ran) == ["ensemble", *STUDENTS, "evaluate"]
-    assert "4/7 finetune  up to date" in shown
+    assert "5/8 finetune  up to date" in shown
     assert results(run) == results(smoke.run)
     assert keys(run.manifest()) == keys(smoke.manifest)

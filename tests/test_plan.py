@@ -7,8 +7,11 @@ from typing import Any
 import pytest
 
 from core.config import resolve_tasks
+from core.pipeline import waves
 from core.plan import STAGES, TRAINING_STAGES, Job, is_done, lost_by, make_jobs
 from core.presets import load_config
+from core.sections import NEEDS_TEACHER
+from core.tasks import SUITE
 
 CHOSEN = ["mt-3", "mt-1"]
 BASE = ("multitask.dropouts=[0.1,0.2,0.3]", "distill.seeds=2", "data.teacher_tasks=[nli,sentiment]")
@@ -48,10 +51,10 @@ def test_all_jobs_in_an_order_in_which_they_can_run() -> None:
         seen.add(job.name)
     stages = [job.stage for job in jobs.values()]
     assert stages == sorted(stages, key=STAGES.index)
-    assert set(stages) == set(STAGES)
+    assert set(stages) == set(STAGES) - {"pretrain"}  # which has no jobs until pretrain.objective is set
     assert len({job.key for job in jobs.values()}) == len(jobs)
     assert {job.name: job.weights_of for job in jobs.values() if job.weights_of} == {
-        name: f"mt-{name.split('-')[1]}" for name in TEACHERS
+        name: (f"mt-{name.split('-')[1]}",) for name in TEACHERS
     }
 
 
@@ -183,3 +186,132 @@ def test_examples_without_a_training_are_no_loss() -> None:
     assert lost_by(after, {"jobs": {"prepare": record}}, chosen_known=False) == []
     member = {"stage": "multitask", "status": "done", "key": before["mt-1"].key}
     assert lost_by(after, {"jobs": {"prepare": record, "mt-1": member}}, chosen_known=False) == ["prepare", "mt-1"]
+
+
+# ---- members that follow one another, folds, generations ------------------------------------------------------------
+def names(jobs: dict[str, Job], stage: str) -> list[str]:
+    return [name for name, job in jobs.items() if job.stage == stage]
+
+
+def test_snapshots_are_a_chain_of_weights() -> None:
+    pool = "multitask.pool=[{}, {seed: 1, snapshots: 3}, {head: linear}]"
+    jobs = plan(pool, "multitask.epochs=6", chosen=["mt-3", "mt-5"])
+    assert {name: jobs[name].weights_of for name in names(jobs, "multitask")} == {
+        **{"mt-1": (), "mt-2": (), "mt-3": ("mt-2",), "mt-4": ("mt-3",), "mt-5": ()}
+    }
+    assert [jobs[f"mt-{i}"].spec["train"]["epochs"] for i in range(1, 6)] == [6, 2, 2, 2, 6]
+    assert jobs["ft-3-nli"].weights_of == ("mt-3",)
+    # In waves a cycle comes after the one before it, and everything else as early as it can.
+    todo = [jobs[name] for name in (*names(jobs, "multitask"), "ft-3-nli")]
+    assert [[job.name for job in wave] for wave in waves(todo)] == [
+        ["mt-1", "mt-2", "mt-5"], ["mt-3"], ["mt-4", "ft-3-nli"]
+    ]  # fmt: skip
+    hotter = plan(pool.replace("snapshots: 3", "snapshots: 3, lr: 0.5"), "multitask.epochs=6", chosen=["mt-3", "mt-5"])
+    redone = {name for name in jobs if jobs[name].key != hotter[name].key}
+    assert redone == {"mt-2", "mt-3", "mt-4", "select", "ft-3-nli", "ft-3-sentiment", *AFTER_TEACHERS}
+
+
+def test_out_of_fold_targets_have_members_and_teachers_of_their_own() -> None:
+    folds = plan("ensemble.targets=out_of_fold", "ensemble.folds=3")
+    members = {f"mt-{i}-f{fold}" for i in (3, 1) for fold in range(3)}
+    teachers = {f"ft-{i}-{task}-f{fold}" for i in (3, 1) for task in ("nli", "sentiment") for fold in range(3)}
+    assert folds.keys() - plan().keys() == members | teachers
+    assert all(folds[name].stage == "finetune" for name in members | teachers)
+    assert folds["ft-1-nli-f2"].weights_of == ("mt-1-f2",)
+    assert folds["ft-1-nli"].weights_of == ("mt-1",)
+    assert teachers <= set(folds["ensemble"].needs)
+    # They exist for the targets: what is reported is the teachers of all rows, as without folds.
+    assert folds["evaluate"].spec["models"] == plan()["evaluate"].spec["models"]
+    assert {name for name, job in plan().items() if job.key != folds[name].key} == AFTER_TEACHERS
+    other = plan("ensemble.targets=out_of_fold", "ensemble.folds=4")
+    assert {name for name in folds if folds[name].key != other[name].key} == members | teachers | AFTER_TEACHERS
+
+
+def test_generations_and_fine_tuned_students_only_add() -> None:
+    before, jobs = plan(), plan("distill.generations=3", "distill.finetuned=[hard]")
+    generations = {f"st-kd-g{g}-s{seed}": g for g in (2, 3) for seed in (0, 1)}
+    fine_tuned = {f"st-hard-s{seed}-ft-{task}" for seed in (0, 1) for task in SUITE}
+    assert jobs.keys() - before.keys() == generations.keys() | fine_tuned
+    assert {name for name in before if before[name].key != jobs[name].key} == {"evaluate"}
+    assert jobs["st-kd-g2-s1"].weights_of == ("st-kd-s1",)
+    assert jobs["st-kd-g3-s1"].weights_of == ("st-kd-g2-s1",)
+    assert jobs["st-hard-s1-ft-nli"].weights_of == ("st-hard-s1",)
+    assert {name: jobs["evaluate"].spec["models"][name] for name in ("st-kd-g3-s1", "st-hard-s1-ft-nli", "mt-2")} == {
+        **{"st-kd-g3-s1": 1, "st-hard-s1-ft-nli": 1, "mt-2": 0}
+    }
+    hotter = plan("distill.generations=3", "distill.finetuned=[hard]", "finetune.lr=0.5")
+    changed = {name for name in jobs if jobs[name].key != hotter[name].key}
+    assert changed == TEACHERS | AFTER_TEACHERS | generations.keys() | fine_tuned
+
+
+# ---- variants and strategies ----------------------------------------------------------------------------------------
+VARIANTS = f"distill.variants=[{','.join(NEEDS_TEACHER)}]"
+
+
+@pytest.mark.parametrize(
+    ("override", "variants"),
+    [
+        ("distill.alpha=0.3", {"kd", "dkpp", "adaptive_smoothing", "truth"}),
+        ("distill.loss=kl", {"kd", "dkpp", "adaptive_smoothing", "truth"}),
+        ("distill.per_task={nli: {alpha: 0.3}}", {"kd", "dkpp", "adaptive_smoothing", "truth"}),
+        ("distill.soft_warmup=0.3", {"kd", "dkpp", "adaptive_smoothing", "truth"}),
+        ("distill.smoothing=0.2", {"label_smoothing"}),
+        ("ensemble.strategy=mean_logits", {"kd", "cwtm", "dkpp", "adaptive_smoothing"}),
+        ("distill.rtd_weight=0.1", set(NEEDS_TEACHER)),
+        ("distill.sampling=sqrt", set(NEEDS_TEACHER)),
+        ("ensemble.compare=[weighted]", set()),
+        ("ensemble.fit_split=dev", set()),
+    ],
+)
+def test_which_variants_a_change_redoes(override: str, variants: set[str]) -> None:
+    before, after = plan(VARIANTS), plan(VARIANTS, override)
+    redone = {name for name in names(before, "distill") if before[name].key != after[name].key}
+    assert redone == {f"st-{variant}-s{seed}" for variant in variants for seed in (0, 1)}
+    assert before["evaluate"].key != after["evaluate"].key
+
+
+def test_a_fitted_strategy_makes_other_targets_with_another_split() -> None:
+    before, after = (plan("ensemble.strategy=stacking", f"ensemble.fit_split={name}") for name in ("selection", "dev"))
+    assert {name for name in before if before[name].key != after[name].key} == AFTER_TEACHERS
+
+
+def test_another_variant_strategy_or_soup_redoes_no_training() -> None:
+    before = plan()
+    for override, new, redone in (
+        ("distill.variants=[kd,dkpp,hard]", {"st-dkpp-s0", "st-dkpp-s1"}, {"evaluate"}),
+        ("ensemble.compare=[weighted]", set(), {"ensemble", "evaluate"}),
+        ("ensemble.soups=[greedy]", {"soup-greedy"}, {"evaluate"}),
+    ):
+        after = plan(override)
+        assert after.keys() - before.keys() == new
+        assert {name for name in before if before[name].key != after[name].key} == redone
+        assert lost_by(after, manifest(before), chosen_known=True) == []
+    assert plan("ensemble.soups=[greedy]")["soup-greedy"].weights_of == tuple(CHOSEN)
+    assert "ens-weighted" in plan("ensemble.compare=[weighted]")["evaluate"].spec["models"]
+
+
+def test_what_another_selection_loses_of_the_new_kinds() -> None:
+    more = (VARIANTS, "distill.generations=2", "distill.finetuned=[hard,kd]", "ensemble.targets=out_of_fold")
+    record = manifest(plan(*more))
+    lost = set(lost_by(plan(*more, "select.top_k=1", chosen=None), record, chosen_known=False))
+    untaught = ("st-hard-", "st-label_smoothing-", "st-truth-")
+    assert lost == {name for name in plan(*more) if name.startswith(("ft-", "st-"))} - {
+        name for name in record["jobs"] if name.startswith(untaught)
+    } | {f"mt-{i}-f{fold}" for i in (1, 3) for fold in (0, 1)}
+
+
+# ---- pre-training ---------------------------------------------------------------------------------------------------
+def test_fresh_encoders_are_pretrained_once_each() -> None:
+    small, wide = "random:bert(layers=1,hidden=32,heads=2)", "random:bert(layers=1,hidden=48,heads=2)"
+    encoders = f"multitask.encoders=['{small}', 'google-bert/bert-base-uncased', '{wide}']"
+    more = ("multitask.dropouts=[0.1]", encoders)
+    before, jobs = plan(*more), plan(*more, "pretrain.objective=mlm")
+    assert list(jobs)[:3] == ["prepare", "pt-1", "pt-2"]
+    assert [jobs[name].spec["encoder"] for name in ("pt-1", "pt-2")] == [small, wide]
+    starts = {name: job.weights_of for name, job in jobs.items() if job.stage in ("multitask", "distill")}
+    assert starts == {"mt-1": ("pt-1",), "mt-2": (), "mt-3": ("pt-2",), **dict.fromkeys(KD | HARD, ("pt-1",))}
+    assert jobs["ft-3-nli"].weights_of == ("mt-3",)
+    # A model from the hub is what it was.
+    assert {name for name in before if before[name].key == jobs[name].key} == {"prepare", "mt-2"}
+    other = plan(*more, "pretrain.objective=mlm", "pretrain.lr=0.1")
+    assert {name for name in jobs if jobs[name].key == other[name].key} == {"prepare", "mt-2"}

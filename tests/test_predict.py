@@ -10,8 +10,9 @@ import torch
 from tiny import CPU, TASKS, random_data, tiny_model, word_tokenizer
 
 import core.predict
-from core.batching import on_device
+from core.batching import TaskData, make_batch, on_device
 from core.device import Device
+from core.model import MultiTaskModel
 from core.predict import predict, predict_texts
 from core.tokens import encode_texts
 
@@ -103,3 +104,51 @@ def test_own_texts_are_predicted_as_stored_ones(name: str, tmp_path: Path) -> No
     expected = np.concatenate([predict(model, data, np.array([i]), CPU) for i in range(3)])
     np.testing.assert_allclose(outputs, expected, rtol=0, atol=EXACT)
     assert len(np.unique(outputs.round(4), axis=0)) == 3
+
+
+# ---- MC dropout -----------------------------------------------------------------------------------------------------
+def one_dropped_pass(model: MultiTaskModel, data: TaskData, rows: np.ndarray) -> np.ndarray:
+    """With dropout on, in one batch, longest first, as `predict` has it: the order decides whose units are dropped."""
+    order = np.argsort(-data.lengths[rows], kind="stable")
+    model.train()
+    with torch.no_grad():
+        outputs = model(data.task.name, make_batch(data, rows[order])).double().numpy()
+    model.eval()
+    return outputs[np.argsort(order)]
+
+
+@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("passes", [1, 5])
+def test_mc_passes_are_averaged(name: str, passes: int) -> None:
+    data, model = random_data(TASKS[name], 12), tiny_model(dropout=0.3).eval()
+    rows = np.random.default_rng(0).permutation(12)
+    torch.manual_seed(1)
+    outputs = predict(model, data, rows, CPU, mc_passes=passes)
+    torch.manual_seed(1)
+    each = [one_dropped_pass(model, data, rows) for _ in range(passes)]
+    if name == "score":
+        expected = np.mean(each, axis=0)[:, 0]
+    else:
+        expected = np.log(np.mean([np.exp(z) / np.exp(z).sum(axis=-1, keepdims=True) for z in each], axis=0))
+    assert outputs.dtype == np.float32
+    np.testing.assert_allclose(outputs, expected, rtol=0, atol=EXACT)
+    # Dropout was on: another draw, or none, gives something else.
+    again = predict(model, data, rows, CPU, mc_passes=passes)
+    assert np.abs(again - outputs).max() > 10 * EXACT
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_mc_dropout_leaves_the_mode_as_it_was(training: bool) -> None:
+    data, model = random_data(TASKS["pair"], 5), tiny_model().train(training)
+    predict(model, data, np.arange(5), CPU, mc_passes=2)
+    assert {module.training for module in model.modules()} == {training}
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_without_dropout_mc_passes_are_the_plain_answer() -> None:
+    data = random_data(TASKS["topic"], 8)
+    model = tiny_model(dropout=0.0, head_dropout=0.0, san_step_dropout=0.0)
+    plain = predict(model, data, np.arange(8), CPU)
+    passes = predict(model, data, np.arange(8), CPU, mc_passes=3)
+    log_p = plain - np.log(np.exp(plain).sum(axis=-1, keepdims=True))
+    np.testing.assert_allclose(passes, log_p, rtol=0, atol=EXACT)

@@ -112,7 +112,7 @@ def test_the_report_is_complete_and_json(smoke: Finished) -> None:
     assert list(report["tables"]) == ["score", "accuracy", "kl_truth", "nll", "ece"]
     jobs = smoke.manifest["jobs"].values()
     assert sum(report["seconds"].values()) == pytest.approx(
-        sum(job["seconds"] for job in jobs), abs=0.05 * 7
+        sum(job["seconds"] for job in jobs), abs=0.05 * 8
     )  # rounded
     assert report["chosen"] == read_json(smoke.run.path / "selection.json")["chosen"]
 
@@ -159,7 +159,7 @@ def made_by_hand(path: Path, nli: dict[str, list[float]], acceptability: dict[st
     for task, students in (("nli", nli), ("acceptability", acceptability)):
         for model, value in (("mt-1", 0.6), ("mt-2", 0.7), ("ens-mean_probs", 0.8)):
             add(model, task, value)
-        for variant, of_seed in students.items():
+        for variant, of_seed in students.items():  # `kd-g2` too
             for seed, value in enumerate(of_seed):
                 add(f"st-{variant}-s{seed}", task, value)
     # Teacher 1 is the better on the selection split, teacher 2 on the reported one.
@@ -237,6 +237,70 @@ def test_the_best_teacher_is_the_selection_splits(tmp_path: Path) -> None:
     assert "best_teacher" not in rows["acceptability"]
     assert rows["nli"]["single"]["mean"] == pytest.approx(0.65, abs=1e-12)  # mean of the members
     assert rows["nli"]["ensemble"] == {"mean": 0.8, "se": None, "n": 1}
+
+
+def test_every_variant_is_paired_with_hard_and_with_kd(tmp_path: Path) -> None:
+    students = {"hard": [0.50, 0.54], "kd": [0.60, 0.66], "dkpp": [0.58, 0.62], "kd-g2": [0.63, 0.61]}
+    changes = ("distill.variants=[hard,kd,dkpp]", "distill.generations=2")
+    report = build_report(made_by_hand(tmp_path / "run", students, students, *changes))
+    row = rows_of(report)["with a teacher"]
+    # By hand: differences of seed 0 and 1, their mean, and half of their distance, which is the standard error of two.
+    expected = {
+        "minus_hard": {"kd": (0.11, 0.01, "better"), "dkpp": (0.08, 0.0, "better"), "kd-g2": (0.10, 0.03, "better")},
+        "minus_kd": {
+            "hard": (-0.11, 0.01, "worse"), "dkpp": (-0.03, 0.01, "worse"), "kd-g2": (-0.01, 0.04, "no difference")
+        },
+    }  # fmt: skip
+    for anchor, differences in expected.items():
+        assert row[anchor].keys() == differences.keys()
+        for name, (mean, se, verdict) in differences.items():
+            assert row[anchor][name] == {
+                **{"mean": pytest.approx(mean, abs=1e-12), "se": pytest.approx(se, abs=1e-12)},
+                **{"n": 2, "verdict": verdict},
+            }
+    lines = [" ".join(line.split()) for line in drawn(report).splitlines()]
+    start = next(i for i, line in enumerate(lines) if line.startswith("What teaches? Tasks with a teacher. Score"))
+    assert lines[start + 4 : start + 8] == [
+        "hard gold alone 52.0 ± 2.0 -11.0 ± 1.0 worse",
+        "kd the teachers 63.0 ± 3.0 +11.0 ± 1.0 better",
+        "kd-g2 62.0 ± 1.0 +10.0 ± 3.0 better -1.0 ± 4.0 no diff.",
+        "dkpp wrong classes permuted 60.0 ± 2.0 +8.0 ± 0.0 better -3.0 ± 1.0 worse",
+    ]
+
+
+@pytest.mark.parametrize("variants", [["hard", "truth"], ["kd", "truth"], ["cwtm"]])
+def test_a_control_is_shown_whatever_stands_beside_it(variants: list[str], tmp_path: Path) -> None:
+    students = {name: [0.5, 0.6] for name in ("hard", *variants)}
+    run = made_by_hand(tmp_path / "run", students, students, f"distill.variants=[{','.join(variants)}]")
+    text = drawn(build_report(run))
+    assert text.count("What teaches?") == 2  # the score, and the distance to the truth
+    assert all(any(line.startswith(f" {name} ") for line in text.splitlines()) for name in variants)
+
+
+def test_without_controls_and_other_ensembles_their_tables_are_not_drawn(smoke: Finished, everything: Finished) -> None:
+    plain, whole = drawn(build_report(smoke.run)), drawn(build_report(everything.run))
+    for title in ("What teaches?", "Ways of combining"):
+        assert (plain.count(title), whole.count(title)) == (0, 2)
+    assert max(map(len, whole.splitlines())) <= 110
+
+
+def test_other_ensembles_and_soups_stand_beside_the_one_that_teaches(everything: Finished) -> None:
+    report = build_report(everything.run)
+    table = pd.read_parquet(everything.run.path / "metrics.parquet")
+    others = [f"ens-{name}" for name in everything.config.ensemble.compare] + ["soup-uniform", "soup-greedy"]
+    assert len(others) == 8
+    row = rows_of(report)["with a teacher"]
+    assert [name for name in row if name.startswith(("ens-", "soup-"))] == others
+    text = [" ".join(line.split()) for line in drawn(report).splitlines()]
+    for name in others:
+        expected = np.mean([values(table, [name], task, "score")[0] for task in ("sentiment", "nli")])
+        assert row[name] == {"mean": pytest.approx(expected, abs=1e-12), "se": None, "n": 1}
+        assert f"{name} {100 * expected:.1f}" in text
+    # Fine-tuned students: of each task those that were fine-tuned on it.
+    found = rows_of(report)["nli"]["kd-ft"]
+    students = ["st-kd-s0-ft-nli", "st-kd-s1-ft-nli"]
+    assert found["mean"] == pytest.approx(values(table, students, "nli", "score").mean(), abs=1e-12)
+    assert report["n_members"] == 5
 
 
 def test_one_variant_alone_has_no_difference(tmp_path: Path) -> None:

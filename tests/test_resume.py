@@ -144,10 +144,10 @@ def test_a_finished_training_without_predictions_only_predicts(copied: Run, monk
     wanted = results(copied)
     original = training._store_predictions
 
-    def stopped(context: Any, *arguments: Any) -> None:
+    def stopped(context: Any, *arguments: Any, **options: Any) -> None:
         if context.job.name == "st-kd-s0":
             raise KeyboardInterrupt
-        original(context, *arguments)
+        original(context, *arguments, **options)
 
     monkeypatch.setattr(training, "_store_predictions", stopped)
     with pytest.raises(KeyboardInterrupt):

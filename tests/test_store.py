@@ -117,6 +117,19 @@ def test_targets_are_joined_by_id(run: Run) -> None:
     assert table["in_sample"].to_pylist() == in_sample.tolist()
 
 
+def test_targets_of_values_are_a_mean_and_a_spread(run: Run) -> None:
+    ids, outputs = ids_of("similarity", 5, "train"), logits(5, 2)
+    run.write_targets(SIMILARITY, ids, outputs, members=["ft-1-similarity"], in_sample=np.zeros(5, bool))
+    order = np.array([3, 0])
+    np.testing.assert_array_equal(run.read_targets(SIMILARITY, ids[order]), outputs[order])
+    table = pq.read_table(run.targets_path("similarity"))
+    assert table.column_names == ["example_id", "value", "std", "members", "in_sample", "label_names"]
+    np.testing.assert_array_equal(table["std"].to_numpy(), outputs[:, 1])
+    assert table["label_names"].to_pylist() == [[]] * 5
+    with pytest.raises(ValueError, match="2 ids unknown, first: 'similarity/train/0000005'"):
+        run.read_targets(SIMILARITY, ids_of("similarity", 7, "train"))
+
+
 def test_lists_with_gaps_become_rows_of_nan() -> None:
     column = pa.chunked_array([[[1.0, 2.0], None], [[3.0, 4.0]]], type=pa.list_(pa.float32()))
     np.testing.assert_array_equal(lists_to_rows(column), np.float32([[1, 2], [np.nan, np.nan], [3, 4]]))

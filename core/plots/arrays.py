@@ -120,6 +120,12 @@ def span(values: npt.NDArray[np.floating], *, pad: float = 0.03) -> tuple[float,
     return low - margin, high + margin
 
 
+def mean_of(values: npt.NDArray[np.floating]) -> float:
+    """Mean of the finite values, nan (and no warning) where there is none."""
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if finite.size else float("nan")
+
+
 def bin_means(values_N: npt.NDArray[np.floating], n_bins: int) -> FloatArray:
     """Means of n_bins stretches of nearly equal length, in order; `values_N` as it is when it is short enough.
 

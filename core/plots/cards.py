@@ -21,7 +21,14 @@ from core.plots.style import FAINT, ROLES, Role, escaped, finish, key_entry, lab
 
 ROW_PX = 66
 # Heights within a row, top to bottom. The teachers' tick crosses the members' lane and reaches its neighbours.
-LANES: dict[Role, float] = {"truth": -0.36, "humans": -0.22, "member": -0.06, "teacher": -0.06, "student": 0.14, "hard": 0.32}
+LANES: dict[Role, float] = {
+    "truth": -0.36,
+    "humans": -0.22,
+    "member": -0.06,
+    "teacher": -0.06,
+    "student": 0.14,
+    "hard": 0.32,
+}
 
 
 class _Series(NamedTuple):
@@ -83,7 +90,13 @@ def distribution_card(
         fig.update_xaxes(
             title_text=f"probability of “{row_names[0]}”",
             tickvals=[0, 0.25, 0.5, 0.75, 1],
-            ticktext=[_end("0", labels[0], gold_index == 0), "0.25", "0.5", "0.75", _end("1", labels[1], gold_index == 1)],
+            ticktext=[
+                _end("0", labels[0], gold_index == 0),
+                "0.25",
+                "0.5",
+                "0.75",
+                _end("1", labels[1], gold_index == 1),
+            ],
         )
         fig.update_yaxes(tickvals=[])
     else:
@@ -156,9 +169,12 @@ def value_card(
         fig.add_shape(
             type="line", x0=gold, x1=gold, y0=-0.5, y1=0.5, line={"color": look.colour, "width": 2}, layer="below"
         )
-        fig.add_trace(key_entry(f"gold {gold:.2f}", marker("gold", size=16) | {"symbol": "line-ns"} | {
-            "line": {"width": 2, "color": look.colour}
-        }))
+        fig.add_trace(
+            key_entry(
+                f"gold {gold:.2f}",
+                marker("gold", size=16) | {"symbol": "line-ns"} | {"line": {"width": 2, "color": look.colour}},
+            )
+        )
     values = [value for s in series for value in s.values_SR.ravel() if np.isfinite(value)]
     pad = 0.03 * (high - low)
     # A model may answer outside the range; hiding that would be the one thing the picture must not do.
@@ -188,14 +204,15 @@ def _add_series(fig: go.Figure, series: list[_Series], row_names: list[str], hov
         fig.add_trace(_guides(_mean(by_role["teacher"]), _mean(by_role["student"])))
     n_rows = len(row_names)
     for role, values_SR, names in series:
-        y_R = np.arange(n_rows) + LANES[role]
+        y_R = np.arange(n_rows, dtype=np.float64) + LANES[role]
         if role == "member":
             fig.add_trace(_marks(role, values_SR, y_R, row_names, names, hover, bold=True))
             continue
         if len(values_SR) > 1:
             fig.add_trace(_marks(role, values_SR, y_R, row_names, names, hover, bold=False))
+        mean_1R = np.asarray(values_SR.mean(axis=0, keepdims=True))
         name = f"{ROLES[role].name}, mean of {len(values_SR)}" if len(values_SR) > 1 else ROLES[role].name
-        fig.add_trace(_marks(role, values_SR.mean(axis=0)[None], y_R, row_names, [name], hover, bold=True))
+        fig.add_trace(_marks(role, mean_1R, y_R, row_names, [name], hover, bold=True))
 
 
 def _marks(
@@ -205,7 +222,7 @@ def _marks(
     look = ROLES[role]
     shown: dict[str, Any] = marker(role, size=30 if role == "teacher" else None)
     if not bold:
-        shown = marker(role, size=look.size * 0.6, opacity=0.5)
+        shown = marker(role, size=look.size * 0.6, opacity=0.6)
     return go.Scatter(
         x=values_SR.ravel().astype(np.float32),
         y=np.tile(y_R, n_seeds).astype(np.float32),

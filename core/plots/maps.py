@@ -16,7 +16,7 @@ import numpy.typing as npt
 import plotly.graph_objects as go
 
 from core.plots.arrays import FloatArray, Int32Array, broken_lines, floats, row_ids, same_length
-from core.plots.style import FAINT, INK, ROLES, escaped, finish, marker, spoken
+from core.plots.style import FAINT, INK, ROLES, Role, escaped, finish, marker, spoken
 
 MAX_ARROWS = 300
 HEX_ACROSS = 12
@@ -42,7 +42,7 @@ def simplex_map(
     teacher, student = floats("teacher", teacher_N3, ndim=2), floats("student", student_N3, ndim=2)
     if len(labels) != 3 or teacher.shape[1] != 3 or student.shape != teacher.shape:
         raise ValueError(
-            f"{len(labels)} labels, teacher {teacher.shape}, student {student.shape}: the triangle shows three classes; "
+            f"{len(labels)} labels, teacher {teacher.shape}, student {student.shape}: the triangle is for three; "
             "for two there is dumbbell"
         )
     n = len(teacher)
@@ -77,8 +77,9 @@ def simplex_map(
             showlegend=False,
         )
     )
-    for role, probs in (("teacher", teacher), ("student", student)):
-        look = ROLES[role]  # type: ignore[index]
+    ends: list[tuple[Role, FloatArray]] = [("teacher", teacher), ("student", student)]
+    for role, probs in ends:
+        look = ROLES[role]
         fig.add_trace(
             go.Scatterternary(
                 **{axis: probs[:, i].astype(np.float32) for i, axis in enumerate("abc")},
@@ -102,7 +103,13 @@ def simplex_map(
         ternary={
             "sum": 1,
             **{
-                f"{axis}axis": {"title": {"text": f"<b>{name}</b>"}, "tickvals": [0.25, 0.5, 0.75], "min": 0}
+                f"{axis}axis": {
+                    "title": {"text": f"<b>{name}</b>"},
+                    "tickvals": [0.25, 0.5, 0.75],
+                    "min": 0,
+                    "gridcolor": FAINT,
+                    "linecolor": FAINT,
+                }
                 for name, axis in zip(names, "abc", strict=True)
             },
         }
@@ -149,7 +156,7 @@ def dumbbell(
     *,
     title: str = "",
 ) -> go.Figure:
-    """Two classes: P(labels[1]) of the teachers' mean and the student, sorted by the teachers'; the axis is in logits.
+    """Two classes: P(labels[1]) of the teachers' mean and the student, sorted by the teachers', on a logit axis.
 
     Beyond 300 examples, 60 stretches of equally many examples show their means, and `customdata` is the stretch's
     number (of 60, by the teachers' probability, ascending); else it is the row number of `ids`.
@@ -173,11 +180,10 @@ def dumbbell(
         ids_N = np.arange(60, dtype=np.int32)
         unit, subtitle = "stretch of examples", f"means of 60 stretches of about {n // 60:,} examples each"
 
-    x_teacher, x_student = _logits(teacher), _logits(student)
     y_N = np.arange(len(teacher), dtype=np.float64)
     fig = go.Figure(
         go.Scattergl(
-            x=broken_lines(x_teacher, x_student),
+            x=broken_lines(_logits(teacher), _logits(student)),
             y=broken_lines(y_N, y_N),
             mode="lines",
             line={"color": INK, "width": 1},
@@ -188,12 +194,13 @@ def dumbbell(
         )
     )
     name = escaped(labels[1])
-    for role, x_N, p_N in (("teacher", x_teacher, teacher), ("student", x_student, student)):
-        look = ROLES[role]  # type: ignore[index]
-        small = marker(role, size=10 if role == "teacher" else 7)  # type: ignore[arg-type]
+    ends: list[tuple[Role, FloatArray]] = [("teacher", teacher), ("student", student)]
+    for role, p_N in ends:
+        look = ROLES[role]
+        small = marker(role, size=10 if role == "teacher" else 7)
         fig.add_trace(
             go.Scatter(
-                x=x_N.astype(np.float32),
+                x=_logits(p_N).astype(np.float32),
                 y=y_N.astype(np.float32),
                 customdata=ids_N,
                 text=[f"{p:.3f}" for p in p_N],
@@ -219,7 +226,7 @@ def dumbbell(
 
 
 def signed_shift(drift: float) -> str:
-    """"0.03 higher", in words for alt texts."""
+    """ "0.03 higher", in words for alt texts."""
     return f"{abs(drift):.2f} {'higher' if drift >= 0 else 'lower'}"
 
 

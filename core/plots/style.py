@@ -21,6 +21,8 @@ import numpy as np
 import numpy.typing as npt
 import plotly.graph_objects as go
 
+from core.plots.arrays import FloatArray
+
 Role = Literal["teacher", "member", "student", "hard", "gold", "truth", "humans"]
 
 
@@ -34,7 +36,7 @@ class Look(NamedTuple):
 
 
 ROLES: dict[Role, Look] = {
-    "teacher": Look("#7c3aed", "line-ns", 22, "teachers' mean"),
+    "teacher": Look("#8250f0", "line-ns", 22, "teachers' mean"),
     "member": Look("#9d7ff5", "circle-open", 9, "members"),
     "student": Look("#e8710a", "diamond", 12, "student, KD"),
     "hard": Look("#2f80ed", "x", 10, "student, no KD"),
@@ -75,6 +77,9 @@ SHOW_CONFIG: dict[str, Any] = {
     "modeBarButtonsToRemove": ["autoScale2d", "toggleSpikelines", "hoverClosestCartesian", "hoverCompareCartesian"],
 }
 
+# Liu et al. 2019 add both losses with weight 1 and have no temperature; marked wherever alpha is an axis.
+PAPER_ALPHA, PAPER_TEMPERATURE = 0.5, 1.0
+
 TITLE_PX, SUBTITLE_PX = 30, 20
 _AXIS = {
     "gridcolor": FAINT,
@@ -82,6 +87,7 @@ _AXIS = {
     "zerolinecolor": FAINT,
     "zeroline": False,
     "automargin": True,
+    "ticks": "",
     "title": {"standoff": 8, "font": {"size": 13}},
     "tickfont": {"size": 12},
 }
@@ -122,7 +128,7 @@ def spoken(value: float, digits: int = 2) -> str:
 
 
 def signed(value: float, digits: int = 1) -> str:
-    """"+1.2", with a real minus sign below zero: "−1.2"."""
+    """ "+1.2", with a real minus sign below zero: "−1.2"."""
     return f"{value:+.{digits}f}".replace("-", "−") if math.isfinite(value) else "no value"
 
 
@@ -189,9 +195,39 @@ def label_axis(labels: Sequence[str], *, gold: int | None = None, max_chars: int
     return {"tickmode": "array", "tickvals": np.arange(len(texts)), "ticktext": texts, "showgrid": False}
 
 
+def label_rows(labels: Sequence[str], *, gold: int | None = None, max_chars: int = 28) -> dict[str, Any]:
+    """`label_axis` for rows that are read downwards: the first label on top, half a row of room at both ends."""
+    return label_axis(labels, gold=gold, max_chars=max_chars) | {"range": [len(labels) - 0.5, -0.5]}
+
+
+def error_bars(mean: FloatArray, low: FloatArray, high: FloatArray, colour: str) -> dict[str, Any]:
+    """From `low` to `high` around `mean`; nan leaves a point without its bar."""
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": high - mean,
+        "arrayminus": mean - low,
+        "color": colour,
+        "thickness": 1.8,
+        "width": 3,
+    }
+
+
+def hatch(shape: str, *, size: int = 6, solidity: float = 0.15) -> dict[str, Any]:
+    """White hatching over a bar's own colour, because a stack told apart by colour alone is lost on some readers."""
+    return {"shape": shape, "fgcolor": "#ffffff", "fillmode": "overlay", "size": size, "solidity": solidity}
+
+
 def colour_bar(title: str, **more: Any) -> dict[str, Any]:
     """A thin colour bar at the right; its title stands beside it, so that it never reaches over the plot."""
-    return {"title": {"text": title, "side": "right"}, "thickness": 12, "outlinewidth": 0, "len": 0.9, **more}
+    return {
+        "title": {"text": title, "side": "right", "font": {"size": 12}},
+        "tickfont": {"size": 11},
+        "thickness": 12,
+        "outlinewidth": 0,
+        "len": 0.92,
+        **more,
+    }
 
 
 def finish(
@@ -209,13 +245,27 @@ def finish(
         hovermode="closest",
         margin={"l": 8, "r": 16, "t": 12, "b": 8},
     )
+    # Said outright, because Streamlit's own template takes the vertical lines away that rows of dots are read by.
+    for axis in (*fig.select_xaxes(), *fig.select_yaxes()):
+        axis.update(showgrid=axis.showgrid is not False, gridcolor=FAINT)
     return titled(fig, title, subtitle)
 
 
+def alt_text(fig: go.Figure) -> str:
+    """The figure in one sentence, for `st.plotly_chart(..., alt=)` and for a text beside a picture."""
+    return str(fig.layout.meta["alt"])
+
+
 def titled(fig: go.Figure, title: str, subtitle: str = "") -> go.Figure:
-    """Sets or replaces the title and moves the legend under it; for notebooks, where no heading stands above."""
-    head_px = 6 + TITLE_PX * bool(title) + SUBTITLE_PX * bool(subtitle)
-    lines = [title] * bool(title) + [f'<span style="font-size:13px">{subtitle}</span>'] * bool(subtitle)
+    """Sets or replaces the title and moves the legend under it; for notebooks, where no heading stands above.
+
+    A `<br>` in the subtitle begins a second line: plotly does not wrap, a narrow page cuts what is longer.
+    """
+    small = [
+        f'<span style="font-size:13px;font-weight:normal">{line}</span>' for line in subtitle.split("<br>") if line
+    ]
+    lines = [f"<b>{title}</b>"] * bool(title) + small
+    head_px = 6 + TITLE_PX * bool(title) + SUBTITLE_PX * len(small)
     if lines:
         fig.update_layout(
             title={
@@ -228,7 +278,7 @@ def titled(fig: go.Figure, title: str, subtitle: str = "") -> go.Figure:
                 "yref": "container",
                 "yanchor": "top",
                 # plotly puts the *last* line of a title where its only line would be.
-                "pad": {"t": 8 + SUBTITLE_PX * (len(lines) - 1), "l": 10},
+                "pad": {"t": 10 + SUBTITLE_PX * (len(lines) - 1), "l": 10},
             }
         )
     fig.update_layout(
@@ -242,6 +292,7 @@ def titled(fig: go.Figure, title: str, subtitle: str = "") -> go.Figure:
             "yref": "container",
             "yanchor": "top",
             "itemsizing": "constant",
+            "traceorder": "normal",  # stacked bars would turn it round
         },
     )
     return fig

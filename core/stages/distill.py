@@ -161,4 +161,5 @@ def _truth(context: Context, data: TaskData, train: np.ndarray) -> np.ndarray | 
     else:
         # The floor is far under what a model of this size can say.
         values = np.log(np.maximum(lists_to_rows(table["true_probs"])[train], 1e-12))
-    return None if np.isnan(values).any() else values
+    # A column without a single list has no width.
+    return None if values.shape[1] == 0 or np.isnan(values).any() else values

@@ -32,6 +32,10 @@ SCHEMA = pa.schema(
 
 
 def run(context: Context) -> dict[str, Any]:
+    if "features_of" in context.job.spec:
+        from core.stages import features  # with torch, which the metrics do without
+
+        return features.run(context)
     models: dict[str, int | None] = context.job.spec["models"]
     rows: list[dict[str, Any]] = []
     for i, task in enumerate(context.tasks.values()):

@@ -7,6 +7,7 @@ transformers directory that every model with this encoder starts from.
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from core.encoder import config_of
 from core.pretrain import pretrain, read_lines
 from core.stages.context import Context
 from core.stages.training import job_tokenizer
+from core.store import read_json
 from core.synthetic import unlabelled_text
 
 
@@ -25,6 +27,10 @@ def run(context: Context) -> dict[str, Any]:
     encoder = spec["encoder"]
     torch.set_num_threads(settings.threads)
     device = resolve_device(runtime.device, runtime.dtype, hidden=config_of(encoder, None).hidden_size)
+    about_path = context.run.model_dir(context.job.name) / "pretrain.json"
+    if about_path.exists() and read_json(about_path)["key"] != context.job.key:
+        # Of other settings. Whoever changed them was asked (core/pipeline); `pretrain` itself replaces nothing.
+        shutil.rmtree(about_path.parent)
     if settings.text is None:
         lines = unlabelled_text(seed=context.config.data.seed, n=settings.sentences)
     else:

@@ -87,18 +87,25 @@ def _greedy(
     datas: dict[str, TaskData],
     device: Device,
 ) -> list[str]:
-    """Members in the order of the selection; one that would lower the score stays out."""
+    """The best member, then the others in turn; one that would lower the score stays out. Best on the split of the
+    fit, over all tasks: the selection may have ranked them by other ones, and the soup would start below the best."""
     split = context.job.spec["fit_split"]
-    best, members = -np.inf, list[str]()
-    for member in states:
-        model.load_state_dict(averaged([states[name] for name in (*members, member)]))
+
+    def score(members: list[str]) -> float:
+        model.load_state_dict(averaged([states[name] for name in members]))
         scores = []
         for task, data in datas.items():
             gold = read_gold(context.run.read_examples(task), data.task, split)
             outputs = predict(model, data, data.rows(split), device)
             scores.append(evaluate(data.task, outputs=outputs, **gold.arguments, resamples=1)["score"].value)
-        if np.mean(scores) >= best:
-            best, members = float(np.mean(scores)), [*members, member]
+        return float(np.mean(scores))
+
+    alone = {member: score([member]) for member in states}
+    first, *others = sorted(alone, key=lambda member: -alone[member])
+    best, members = alone[first], [first]
+    for member in others:
+        if (with_it := score([*members, member])) >= best:
+            best, members = with_it, [*members, member]
     return members
 
 

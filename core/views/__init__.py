@@ -1,7 +1,8 @@
 """The queries behind the dashboard's pages and the notebooks: a run directory in, plain arrays and tuples out.
 
 Reading order, along the data flow: roles (a model's name -> what it is) -> catalogue (which runs and models there are)
--> table (one task's examples and outputs, joined by id) -> derived (columns computed from them) -> filters, paging (a
+-> reading,
+table (one task's examples and outputs, joined by id) -> derived (columns computed from them) -> filters, paging (a
 predicate, its URL, its rows) -> counts -> cohorts, transfer, distances, ensembles, gradients, reliability (one question
 each) -> results, dynamics, logs (what training wrote).
 

@@ -103,7 +103,7 @@ def open_run(folder: Path | str, name: str) -> Run:
         raise ValueError(f"run {name!r} is not the name of a run in {folder}: give a folder's name, not a path")
     path = folder / name
     # Also where nothing is there: resolving follows links, which may lead anywhere.
-    if not path.resolve().is_relative_to(folder.resolve()):
+    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
         raise ValueError(f"run '{name}' is a link that leads out of {folder}; copy the run into the folder")
     if not _holds_run(path):
         known = [child.name for child in folder.iterdir() if _holds_run(child)] if folder.is_dir() else []
@@ -121,7 +121,7 @@ def stages_of(run: Run) -> dict[str, tuple[int, int]]:
         return {}
     done = {name for name, job in manifest["jobs"].items() if job.get("status") == "done"}
     selection = run.path / "selection.json"
-    chosen = read_json(selection)["chosen"] if "select" in done and selection.exists() else None
+    chosen = _mapping(selection).get("chosen") if "select" in done and selection.exists() else None
     config = validated(manifest["config"])
     # Names alone are wanted, so the digest of the sources, a part of the keys, does not matter.
     jobs = make_jobs(config, stored_tasks(manifest), source_digest="", chosen=chosen)
@@ -169,12 +169,22 @@ def _checked_manifest(run: Run) -> dict[str, Any]:
     try:
         stored_tasks(manifest)
     except (TypeError, AttributeError) as error:
-        raise ValueError(f"{run.manifest_path}: a row of 'tasks' is of another version of Darkroom ({error})") from error
+        raise ValueError(
+            f"{run.manifest_path}: a row of 'tasks' is of another version of Darkroom ({error})"
+        ) from error
     return manifest
 
 
+def _mapping(path: Path) -> dict[str, Any]:
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} holds a {type(found).__name__}, expected a mapping; re-run the stage that writes it")
+    return found
+
+
 def _holds_run(path: Path) -> bool:
-    return path.is_dir() and (path / "run.json").is_file()
+    # Not Path.is_dir, which raises for a name that is too long.
+    return os.path.isdir(path) and os.path.isfile(path / "run.json")
 
 
 def last_log_seconds(path: Path) -> float | None:
@@ -225,13 +235,16 @@ def models_of_run(run: Run) -> Models:
         if role is not None and job in done:
             roles[name] = role
     path = run.path / "ensembles.json"
-    entries = read_json(path) if "ensemble" in done and path.exists() else {}
+    entries = _mapping(path) if "ensemble" in done and path.exists() else {}
     # An ensemble of a strategy that is not compared any more leaves its files behind.
     roles = {name: role for name, role in roles.items() if role.kind != "ensemble" or name in entries}
     taught_by = next((name for name in entries if name in roles), None)  # the first is the one that is taught
     recipes = {}
     if taught_by is not None:
-        recipes = {task: tuple(about["members"]) for task, about in entries[taught_by]["tasks"].items()}
+        try:
+            recipes = {task: tuple(about["members"]) for task, about in entries[taught_by]["tasks"].items()}
+        except (KeyError, TypeError, AttributeError):
+            raise ValueError(f"{path} has no members of '{taught_by}' on each task; re-run stage 'ensemble'") from None
     return Models(roles, _files(run, roles, tasks), taught_by, recipes)
 
 

@@ -13,14 +13,16 @@ Shapes: N examples, C classes, M members.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import combinations
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from scipy import special
 
-from core.calibration import entropy_N, kl_N, log_probs_NC
-from core.ensemble import disagreement_N
+from core.calibration import FloatArray
 from core.views import NotDefined
-from core.views.table import BASELINE, DEFAULT_STUDENT, TaskTable, chunks, mean_log_probs, shared
+from core.views.reading import chunks, log_mean, log_probs_CN, shared
+from core.views.table import BASELINE, DEFAULT_STUDENT, TaskTable
 
 # Outcome of (teacher, student without distillation, student), right or wrong -> cohort (EXPLORE, view 3).
 COHORTS = ("taught", "kept", "missed", "mis-taught", "resisted", "surpassed", "lost", "hopeless")
@@ -90,9 +92,7 @@ def why_absent(table: TaskTable, name: str, *, student: str = DEFAULT_STUDENT) -
     return f"Split '{table.split}' of task '{task.name}' has {what}, hence no {spec.words}."
 
 
-def cohort_codes(
-    teacher_right_N: np.ndarray, baseline_right_N: np.ndarray, student_right_N: np.ndarray
-) -> np.ndarray:
+def cohort_codes(teacher_right_N: np.ndarray, baseline_right_N: np.ndarray, student_right_N: np.ndarray) -> np.ndarray:
     """Indices of COHORTS, (N,) int8, from three arrays of flags."""
     outcome_N = 4 * np.asarray(teacher_right_N, np.int8) + 2 * np.asarray(baseline_right_N, np.int8)
     return np.asarray(_COHORT_OF_OUTCOME[outcome_N + np.asarray(student_right_N, np.int8)])
@@ -133,50 +133,69 @@ def _in_chunks(table: TaskTable, part_of: Callable[[slice], np.ndarray]) -> np.n
 
 def _entropy(table: TaskTable, voice: str) -> np.ndarray:
     log_p_NC = table.log_probs(voice)
-    return _in_chunks(table, lambda part: entropy_N(np.exp(log_p_NC[part].astype(np.float64))))
+    return _in_chunks(table, lambda part: entropy_n(log_probs_CN(log_p_NC[part])))
+
+
+def entropy_n(log_p_CN: FloatArray) -> FloatArray:
+    """Over the classes, the last axis but one: (C, N) -> (N,), (M, C, N) -> (M, N)."""
+    return np.asarray(-(np.exp(log_p_CN) * log_p_CN).sum(axis=-2))
 
 
 def _confidence(table: TaskTable, voice: str) -> np.ndarray:
     return np.exp(table.log_probs(voice).max(axis=1))
 
 
-def _kl(table: TaskTable, p_NC: np.ndarray, voice: str) -> np.ndarray:
-    """KL(p || voice); nan where p is unknown."""
-    log_q_NC = table.log_probs(voice)
-    kl_of = _in_chunks(table, lambda part: kl_N(_normalised(p_NC[part]), log_q_NC[part]))
-    # Rounding of float32 inputs: a divergence of 0 comes out as -1e-8, which reads as an error.
-    return np.maximum(kl_of, 0.0)
+def _kl(table: TaskTable, voice: str) -> np.ndarray:
+    """KL(teacher || voice). Normalised again in float64: rows rounded to float32 sum to 1 +- 1e-7, and a small
+    divergence would drown in that."""
+    log_p_NC, log_q_NC = table.log_probs("teacher"), table.log_probs(voice)
+
+    def of(part: slice) -> np.ndarray:
+        log_p_CN = log_probs_CN(log_p_NC[part])
+        kl_N = (np.exp(log_p_CN) * (log_p_CN - log_probs_CN(log_q_NC[part]))).sum(axis=0)
+        return np.asarray(np.maximum(kl_N, 0.0))
+
+    return _in_chunks(table, of)
 
 
-def _normalised(p_NC: np.ndarray) -> np.ndarray:
-    """In float64: rows stored as float32 sum to 1 +- 1e-7, which would show as a negative divergence."""
-    wide_NC = p_NC.astype(np.float64)
-    return np.asarray(wide_NC / wide_NC.sum(axis=1, keepdims=True))
+def _kl_to(table: TaskTable, which: Literal["truth", "humans"], voice: str) -> np.ndarray:
+    """KL(known || voice), nan where nothing is known. Classes with probability 0 add nothing."""
+    known_NC, log_q_NC = table.known(which), table.log_probs(voice)
+
+    def of(part: slice) -> np.ndarray:
+        p_CN = known_NC[part].T.astype(np.float64)
+        p_CN = p_CN / p_CN.sum(axis=0)
+        kl_N = (special.xlogy(p_CN, p_CN) - p_CN * log_probs_CN(log_q_NC[part])).sum(axis=0)
+        return np.asarray(np.maximum(kl_N, 0.0))
+
+    return _in_chunks(table, of)
 
 
-def member_log_probs(table: TaskTable, part: slice | np.ndarray) -> np.ndarray:
-    """(M, n, C) float64 of the members, for some rows."""
-    return np.stack([log_probs_NC(table.outputs(name)[part]) for name in table.members])
+def member_log_probs(table: TaskTable, part: slice | np.ndarray) -> FloatArray:
+    """(M, C, n) float64 of the members, for some rows."""
+    return np.stack([log_probs_CN(table.outputs(name)[part]) for name in table.members])
 
 
-def _member_entropy(table: TaskTable, part: slice) -> np.ndarray:
-    return np.asarray(entropy_N(np.exp(member_log_probs(table, part))).mean(axis=0))
+def _member_entropy(table: TaskTable, student: str) -> np.ndarray:
+    return _in_chunks(table, lambda part: entropy_n(member_log_probs(table, part)).mean(axis=0))
 
 
 def _mutual_information(table: TaskTable, student: str) -> np.ndarray:
-    """H(mean p_m) - mean H(p_m), of the arithmetic mean, whatever the ensemble's strategy; see core.ensemble."""
+    """H(mean p_m) - mean H(p_m), of the arithmetic mean, whatever the ensemble's strategy (core.ensemble.jensen_gap_N).
+    As the equal mean of KL(p_m || mean), which does not cancel where the members agree."""
 
     def of(part: slice) -> np.ndarray:
-        log_p_MNC = member_log_probs(table, part)
-        gap_N = entropy_N(np.exp(mean_log_probs(log_p_MNC))) - entropy_N(np.exp(log_p_MNC)).mean(axis=0)
-        return np.maximum(gap_N, 0.0)
+        log_p_MCn = member_log_probs(table, part)
+        kl_Mn = (np.exp(log_p_MCn) * (log_p_MCn - log_mean(log_p_MCn))).sum(axis=1)
+        return np.asarray(np.maximum(kl_Mn.mean(axis=0), 0.0))
 
     return _in_chunks(table, of)
 
 
 def _disagreement(table: TaskTable, student: str) -> np.ndarray:
-    members = table.members
-    return _in_chunks(table, lambda part: disagreement_N([table.outputs(name)[part] for name in members]))
+    """Share of the M (M - 1) / 2 pairs with different answers (core.ensemble.disagreement_N)."""
+    pairs = list(combinations([table.answers(name) for name in table.members], 2))
+    return np.asarray(sum((a_N != b_N).astype(np.float32) for a_N, b_N in pairs) / np.float32(len(pairs)))
 
 
 def _unanimous(table: TaskTable, student: str) -> np.ndarray:
@@ -200,10 +219,6 @@ def _spread(table: TaskTable, student: str) -> np.ndarray:
     return np.std([table.outputs(name) for name in table.members], axis=0)
 
 
-def _known_probs(table: TaskTable, which: Literal["truth", "humans"]) -> Any:
-    return table.known(which)
-
-
 def _classes(words: str, compute: Compute, *needs: Needs, **more: Any) -> Column:
     return Column(words, compute, needs, **more)
 
@@ -213,10 +228,10 @@ def _regression(words: str, compute: Compute, *needs: Needs) -> Column:
 
 
 COLUMNS: dict[str, Column] = {
-    "kl": _classes("KL(teacher, student)", lambda t, s: _kl(t, t.probs("teacher"), s), "teacher", "student"),
+    "kl": _classes("KL(teacher, student)", _kl, "teacher", "student"),
     "entropy": _classes("entropy of the teacher", lambda t, s: _entropy(t, "teacher"), "teacher"),
     "member_entropy": _classes(
-        "mean entropy of the members", lambda t, s: _in_chunks(t, lambda part: _member_entropy(t, part)), "members"
+        "mean entropy of the members", _member_entropy, "members"
     ),
     "mutual_information": _classes("mutual information of the members", _mutual_information, "members"),
     "disagreement": _classes("share of member pairs that disagree", _disagreement, "members"),
@@ -229,19 +244,19 @@ COLUMNS: dict[str, Column] = {
     "student_gold_prob": _classes("the student's probability of gold", _gold_prob, "student", "gold"),
     "kl_baseline": _classes(
         "KL(teacher, student without distillation)",
-        lambda t, s: _kl(t, t.probs("teacher"), BASELINE), "teacher", "baseline",
+        lambda t, s: _kl(t, BASELINE), "teacher", "baseline",
     ),
     "teacher_kl_truth": _classes(
-        "KL(truth, teacher)", lambda t, s: _kl(t, _known_probs(t, "truth"), "teacher"), "truth", "teacher"
+        "KL(truth, teacher)", lambda t, s: _kl_to(t, "truth", "teacher"), "truth", "teacher"
     ),
     "student_kl_truth": _classes(
-        "KL(truth, student)", lambda t, s: _kl(t, _known_probs(t, "truth"), s), "truth", "student"
+        "KL(truth, student)", lambda t, s: _kl_to(t, "truth", s), "truth", "student"
     ),
     "teacher_kl_humans": _classes(
-        "KL(humans, teacher)", lambda t, s: _kl(t, _known_probs(t, "humans"), "teacher"), "humans", "teacher"
+        "KL(humans, teacher)", lambda t, s: _kl_to(t, "humans", "teacher"), "humans", "teacher"
     ),
     "student_kl_humans": _classes(
-        "KL(humans, student)", lambda t, s: _kl(t, _known_probs(t, "humans"), s), "humans", "student"
+        "KL(humans, student)", lambda t, s: _kl_to(t, "humans", s), "humans", "student"
     ),
     "agree": _classes(
         "teacher and student agree", lambda t, s: t.answers("teacher") == t.answers(s), "teacher", "student",
@@ -263,9 +278,9 @@ COLUMNS: dict[str, Column] = {
     ),
     "spread": _regression("spread of the members", _spread, "members"),
     "teacher_truth_error": _regression(
-        "teacher minus the true mean", lambda t, s: t.values("teacher") - t.truth_N, "truth", "teacher"
+        "teacher minus the true mean", lambda t, s: t.values("teacher") - t.true_mean(), "truth", "teacher"
     ),
     "student_truth_error": _regression(
-        "student minus the true mean", lambda t, s: t.values(s) - t.truth_N, "truth", "student"
+        "student minus the true mean", lambda t, s: t.values(s) - t.true_mean(), "truth", "student"
     ),
 }  # fmt: skip

@@ -150,7 +150,8 @@ def check(filter_: Filter, task: Task) -> None:
         if COLUMNS[entry.column].of != kind:
             known = [name for name in RANGED if COLUMNS[name].of == kind]
             raise ValueError(
-                f"'{entry.column}': task '{task.name}' of kind '{task.kind}' has no such column; it has {', '.join(known)}"
+                f"'{entry.column}': task '{task.name}' of kind '{task.kind}' has no such column; it has "
+                f"{', '.join(known)}"
             )
 
 
@@ -160,7 +161,9 @@ def in_words(filter_: Filter) -> str:
     parts = [] if filter_.split is None else [f"split {filter_.split}"]
     if filter_.gold is not None:
         parts.append(f"gold is {filter_.gold}")
-    parts += [f"{who} says {getattr(filter_, name)}" for name, who in says.items() if getattr(filter_, name) is not None]
+    parts += [
+        f"{who} says {getattr(filter_, name)}" for name, who in says.items() if getattr(filter_, name) is not None
+    ]
     if filter_.cohort is not None:
         parts.append(f"cohort {filter_.cohort}")
     if filter_.agree is not None:
@@ -206,10 +209,11 @@ def mask(filter_: Filter, table: TaskTable) -> npt.NDArray[np.bool_]:
             found_N &= column(table, name, student=student) == wanted
     for name, low, high in filter_.ranges:
         values_N = column(table, name, student=student)
+        # Bounds in the column's precision: a value that is shown as 0.7 must be at least 0.7.
         if low is not None:
-            found_N &= values_N >= low
+            found_N &= values_N >= _float32(low)
         if high is not None:
-            found_N &= values_N <= high
+            found_N &= values_N <= _float32(high)
     if filter_.text is not None:  # last and slowest
         found_N &= table.contains(filter_.text)
     return found_N
@@ -223,7 +227,9 @@ def apply(filter_: Filter, table: TaskTable) -> IntArray:
 # ---- details -------------------------------------------------------------------------------------------------------
 def _one_of(what: str, value: str, known: tuple[str, ...]) -> str:
     if value not in known:
-        raise ValueError(f"{what} '{value}' is not known{did_you_mean(value, known)} Expected one of {', '.join(known)}")
+        raise ValueError(
+            f"{what} '{value}' is not known{did_you_mean(value, known)} Expected one of {', '.join(known)}"
+        )
     return value
 
 
@@ -246,6 +252,11 @@ def _range_of(name: str, text: str) -> Range:
     if not colon:
         raise ValueError(f"'{name}={text}' in the link is no range, expected low:high, low: or :high, such as 0.5:")
     return Range(name, *bounds)
+
+
+def _float32(bound: float) -> np.float32:
+    largest = float(np.finfo(np.float32).max)
+    return np.float32(min(max(bound, -largest), largest))
 
 
 def _number_text(value: float | None) -> str:

@@ -69,7 +69,7 @@ def role_of(name: str, tasks: Iterable[str]) -> Role | None:
 def stated_roles(models: Any, *, where: str) -> dict[str, Role]:
     """The roles of an imported run's `models`, a mapping from model name to role::
 
-        {"bert-a": "teacher", "bert-b": "teacher", "mix": "ensemble", "tiny-0": "student:kd:0", "plain-0": "student:hard:0"}
+        {"bert-a": "teacher", "bert-b": "teacher", "mix": "ensemble", "tiny": "student:kd:0", "plain": "student:hard:0"}
 
     A role is `member`, `teacher`, `ensemble`, `soup` or `student:VARIANT:SEED`; `student` alone is variant kd, and
     students without a seed count up from 0 in the order of the file. Raises `ValueError` that names `where`.
@@ -98,7 +98,7 @@ def _stated_role(name: str, text: Any, before: Mapping[str, Role], where: str) -
     if kind != "student":
         if rest:
             raise ValueError(f"{where}: model '{name}' has the role {text!r}, expected '{kind}' alone")
-        return Role(kind)  # type: ignore[arg-type]
+        return Role(kind)
     variant, seed_text, *more = [*rest, *("kd", "")[len(rest) :]]
     if more or not re.fullmatch(r"\w[\w-]*", variant) or not re.fullmatch(r"\d*", seed_text):
         raise ValueError(f"{where}: model '{name}' has the role {text!r}, expected student:VARIANT:SEED")

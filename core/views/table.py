@@ -4,10 +4,6 @@ A `TaskTable` holds numbers as numpy columns, read once and when they are first 
 memory-mapped Arrow file: `texts(rows)` reads those rows and no other. Columns that are computed from the outputs are in
 core/views/derived.
 
-Read a parquet column by column and not through `Run.read_predictions`: that makes Python strings of a million ids and
-splits for every model, 30 times the memory of the numbers. Ids are compared as Arrow columns, which takes milliseconds
-where files have one order, as ours do; otherwise rows are joined by hash.
-
 Deliberately absent: caching between objects (take `fingerprint` before `load_table`, and as the key), and any choice of
 rows (core/views/filters).
 
@@ -16,7 +12,6 @@ Shapes: N examples, C classes, M members, S seeds.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, cast
 
@@ -24,22 +19,26 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
-from scipy import special
 
-from core.calibration import IntArray, log_probs_NC
+from core.calibration import IntArray
 from core.config import digest
-from core.ensemble import check_label_names
-from core.store import Run, lists_to_rows, rows_of_ids
+from core.store import Run, lists_to_rows
 from core.tasks import Task, did_you_mean, find_task
 from core.views import NotDefined
 from core.views.catalogue import Models, models_of_run, tasks_of_run
+from core.views.reading import (
+    Float32,
+    chunks,
+    log_mean,
+    log_probs_CN,
+    or_none,
+    read_outputs,
+    shared,
+    splits_of_file,
+    text_hits,
+    whole,
+)
 
-Float32 = npt.NDArray[np.float32]
-Rows = npt.ArrayLike
-
-# Temporaries in float64 are made for so many examples at a time: 65,536 x 8 members x 3 classes are 13 MB.
-CHUNK_ROWS = 65_536
 DEFAULT_STUDENT = "kd"
 BASELINE = "hard"
 
@@ -55,7 +54,7 @@ class Text(NamedTuple):
 
 def fingerprint(run: Run, task: str) -> str:
     """16 digits that change whenever a file of this task in this run is made, replaced or gone: a cache's key, for
-    milliseconds. Taken before loading: then an entry may be newer than its key, which costs a reload, but never older."""
+    milliseconds. Take it before loading: then an entry may be newer than its key, never older."""
     models = models_of_run(run)
     paths = [run.examples_path(task), run.path / "ensembles.json"]
     paths += [run.predictions_path(name, task) for name in sorted(models.roles) if task in models.tasks[name]]
@@ -94,14 +93,14 @@ class TaskTable:
                 f"task '{task.name}' has no rows in split '{split}'{did_you_mean(split, known)} It has: "
                 f"{', '.join(known)}"
             )
-        self.ids: pa.Array = _whole(self._taken(self._examples["example_id"]))
+        self.ids: pa.Array = whole(self._taken(self._examples["example_id"]))
         self.is_regression = task.kind == "regression"
         self.truth_NC = self.humans_NC = None
         self.truth_N = self.truth_std_N = self.humans_N = None
         if self.is_regression:
             self.gold_N = self._values("gold_value")
             self.truth_N, self.truth_std_N, self.humans_N = (
-                _or_none(self._values(name)) for name in ("true_mean", "true_std", "human_mean")
+                or_none(self._values(name)) for name in ("true_mean", "true_std", "human_mean")
             )
         else:
             labels = self._taken(self._examples["gold_label"])
@@ -158,11 +157,12 @@ class TaskTable:
         """Does `model` have outputs on this split?"""
         if model not in self._splits_of_model:
             on_task = self.task.name in self.models.tasks.get(model, ())
-            self._splits_of_model[model] = self._splits(model) if on_task else frozenset()
+            self._splits_of_model[model] = splits_of_file(self.run, model, self.task) if on_task else frozenset()
         return self.split in self._splits_of_model[model]
 
     def models_of(self, voice: str) -> tuple[str, ...]:
-        """The models whose mean `voice` is; one for a model's name. Raises `ValueError` for an unknown voice."""
+        """The models whose mean `voice` is; one for a model's name. Raises `NotDefined`
+        for one that this run does not have here (yet), `ValueError` for a name that is no voice of it."""
         students = self.students
         if voice == "teacher" and self.has_teacher:
             ensemble = self._ensemble()
@@ -171,9 +171,15 @@ class TaskTable:
             return tuple(students[voice].values())
         if self.has(voice):
             return (voice,)
+        absent = ("teacher", DEFAULT_STUDENT, BASELINE, *self.models.roles, *self.models.students(self.task.name))
+        if voice in absent:
+            raise NotDefined(
+                f"This run has no predictions of '{voice}' on split '{self.split}' of task '{self.task.name}'; it has "
+                f"those of {', '.join(self.voices) or 'nobody yet'}."
+            )
         raise ValueError(
-            f"'{voice}' says nothing about split '{self.split}' of task '{self.task.name}'"
-            f"{did_you_mean(voice, self.voices)} Voices: {', '.join(self.voices) or 'none yet'}"
+            f"voice '{voice}' is not known{did_you_mean(voice, self.voices)} Voices on split '{self.split}' of task "
+            f"'{self.task.name}': {', '.join(self.voices) or 'none yet'}"
         )
 
     # ---- outputs
@@ -183,7 +189,7 @@ class TaskTable:
         Raises `ValueError` for a missing file, ids without a row, other label names than the task's, and numbers that
         are not finite (with the id)."""
         if model not in self._outputs:
-            self._outputs[model] = shared(self._read(model))
+            self._outputs[model] = shared(read_outputs(self.run, model, self.task, split=self.split, ids=self.ids))
         return self._outputs[model]
 
     def log_probs(self, voice: str) -> Float32:
@@ -194,8 +200,8 @@ class TaskTable:
             logits = [self.outputs(model) for model in self.models_of(voice)]
             mean_NC = np.empty(logits[0].shape, np.float32)
             for part in chunks(len(self)):
-                log_p_MNC = np.stack([log_probs_NC(logits_NC[part]) for logits_NC in logits])
-                mean_NC[part] = log_p_MNC[0] if len(logits) == 1 else mean_log_probs(log_p_MNC)
+                log_p_MCn = np.stack([log_probs_CN(logits_NC[part]) for logits_NC in logits])
+                mean_NC[part] = log_mean(log_p_MCn).T if len(logits) > 1 else log_p_MCn[0].T
             self._said[voice] = shared(mean_NC)
         return self._said[voice]
 
@@ -218,7 +224,10 @@ class TaskTable:
             return self.gold_N.astype(np.int16)
         key = ("answers", voice)
         if key not in self.cache:
-            self.cache[key] = shared(self.log_probs(voice).argmax(axis=1).astype(np.int16))
+            models = self.models_of(voice)
+            # The outputs themselves where they are one model's: rounding log-probabilities could make a tie.
+            said_NC = self.outputs(models[0]) if len(models) == 1 else self.log_probs(voice)
+            self.cache[key] = shared(said_NC.argmax(axis=1).astype(np.int16))
         return cast("npt.NDArray[np.int16]", self.cache[key])
 
     def is_right(self, voice: str) -> npt.NDArray[np.bool_]:
@@ -239,6 +248,12 @@ class TaskTable:
             raise NotDefined(f"Split '{self.split}' of task '{self.task.name}' has no {words}.")
         return found
 
+    def true_mean(self) -> npt.NDArray[np.float64]:
+        """Regression: (N,), nan where unknown. Raises `NotDefined` where it is nowhere known."""
+        if self.truth_N is None:
+            raise NotDefined(f"Split '{self.split}' of task '{self.task.name}' has no true values.")
+        return self.truth_N
+
     # ---- single examples
     def row_of(self, example_id: str) -> int:
         """The row with this id. Raises `ValueError` that says in which split it is, if in another."""
@@ -249,9 +264,11 @@ class TaskTable:
         where = "" if elsewhere < 0 else f"; it is in split '{self._examples['split'][elsewhere].as_py()}'"
         raise ValueError(f"no example '{example_id}' in split '{self.split}' of task '{self.task.name}'{where}")
 
-    def texts(self, rows: Rows) -> list[Text]:
+    def texts(self, rows: npt.ArrayLike) -> list[Text]:
         """Ids and texts of `rows`, read from the mapped file: meant for a page of them, 10 microseconds a row."""
-        names = [name for name in ("example_id", "text_a", "text_b", "candidates") if name in self._examples.column_names]
+        names = [
+            name for name in ("example_id", "text_a", "text_b", "candidates") if name in self._examples.column_names
+        ]
         found = []
         for file_row in self.file_rows_N[np.asarray(rows, np.int64)].tolist():
             cells = {name: self._examples[name][file_row].as_py() for name in names}
@@ -264,7 +281,7 @@ class TaskTable:
         found_N = np.zeros(len(self._examples), bool)
         for name in ("text_a", "text_b", "candidates"):
             if name in self._examples.column_names:
-                found_N |= _found_in(self._examples[name], text)
+                found_N |= text_hits(self._examples[name], text)
         return found_N[self.file_rows_N]
 
     # ---- reading
@@ -294,52 +311,6 @@ class TaskTable:
             return None
         return lists_to_rows(column).astype(np.float32, copy=False)
 
-    def _splits(self, model: str) -> frozenset[str]:
-        path = self.run.predictions_path(model, self.task.name)
-        if not path.exists():
-            return frozenset()
-        return frozenset(pc.unique(_columns(path, ["split"], read_dictionary=["split"])["split"]).to_pylist())
-
-    def _read(self, model: str) -> Float32:
-        path = self.run.predictions_path(model, self.task.name)
-        if not path.exists():
-            raise ValueError(
-                f"{path} does not exist: model '{model}' has no predictions on '{self.task.name}'; go on with "
-                f"`python -m core run --out {self.run.path}`"
-            )
-        table = _columns(path, None, read_dictionary=["split"])
-        if not self.is_regression:
-            names = json.loads((table.schema.metadata or {}).get(b"label_names", b"[]"))
-            check_label_names([self.task.labels, names], n_members=2, n_classes=self.task.n_outputs)
-        table = table.filter(pc.equal(table["split"], self.split))
-        ids = _whole(table["example_id"])
-        outputs = table["value"].to_numpy() if self.is_regression else lists_to_rows(table["logits"])
-        if not ids.equals(self.ids):
-            outputs = outputs[_positions(ids, self.ids, what=str(path))]
-        finite = np.isfinite(outputs) if self.is_regression else np.isfinite(outputs).all(axis=1)
-        if not finite.all():
-            raise ValueError(
-                f"model '{model}', task '{self.task.name}': the output of example '{self.ids[int(finite.argmin())]}' is "
-                f"not finite ({int((~finite).sum())} such rows); its training diverged, train it again"
-            )
-        return np.ascontiguousarray(outputs, np.float32)
-
-
-def shared(array: np.ndarray) -> Any:
-    """Read-only: what is kept in the table belongs to all its readers."""
-    array.flags.writeable = False
-    return array
-
-
-def chunks(n: int, rows: int = CHUNK_ROWS) -> list[slice]:
-    """Slices that together are 0..n."""
-    return [slice(start, min(start + rows, n)) for start in range(0, n, rows)]
-
-
-def mean_log_probs(log_p_MNC: np.ndarray) -> np.ndarray:
-    """log (1/M sum_m p_m): (M, N, C) -> (N, C)."""
-    return np.asarray(special.logsumexp(log_p_MNC, axis=0) - np.log(len(log_p_MNC)))
-
 
 def require_three_classes(task: Task, what: str) -> None:
     """Raises `NotDefined` where there is one wrong class, or none: nothing is said between wrong classes."""
@@ -359,38 +330,3 @@ def require_members(table: TaskTable, what: str) -> Sequence[str]:
         have = "no teachers" if not members else f"one teacher ({members[0]})"
         raise NotDefined(f"Task '{table.task.name}' has {have} on split '{table.split}', and {what} needs two.")
     return members
-
-
-def _columns(path: Any, names: list[str] | None, **options: Any) -> pa.Table:
-    try:
-        return pq.read_table(path, columns=names, **options)
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{path} is not a readable parquet file ({error}); re-run the stage that writes it") from error
-
-
-def _whole(column: pa.ChunkedArray) -> pa.Array:
-    """One array; without a copy where there is one chunk, so that ids stay in the mapped file."""
-    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks or [pa.array([], column.type)])
-
-
-def _positions(have: pa.Array, want: pa.Array, *, what: str) -> IntArray:
-    """Positions of `want` in `have`, as `core.store.rows_of_ids`, whose message stands for a missing id."""
-    found = pc.index_in(want, have)
-    if found.null_count:
-        return rows_of_ids(have.to_numpy(zero_copy_only=False), want.to_numpy(zero_copy_only=False), what=what)
-    return np.asarray(found.to_numpy()).astype(np.int64)
-
-
-def _found_in(column: pa.ChunkedArray, text: str) -> npt.NDArray[np.bool_]:
-    if pa.types.is_list(column.type):
-        found_N = np.zeros(len(column), bool)
-        lists = column.combine_chunks()
-        lists = pa.concat_arrays(lists.chunks) if isinstance(lists, pa.ChunkedArray) else lists
-        hits = pc.fill_null(pc.match_substring(pc.list_flatten(lists), text, ignore_case=True), False)
-        found_N[np.asarray(pc.list_parent_indices(lists))[np.asarray(hits)]] = True
-        return found_N
-    return np.asarray(pc.fill_null(pc.match_substring(column, text, ignore_case=True), False)).astype(bool)
-
-
-def _or_none(values_N: npt.NDArray[np.float64]) -> npt.NDArray[np.float64] | None:
-    return values_N if np.isfinite(values_N).any() else None

@@ -1,0 +1,43 @@
+"""Links between pages: which URL opens what. Pure functions first, then the elements that use them.
+
+    ?run=demo&task=nli&split=test                          every page
+    ... &gold=neutral&kl=0.5:                              a filter (core/views/filters), on explore and example
+    ... &order=kl&desc=yes&page=3                          explore: the table
+    ... &ex=nli/test/17&pin=nli/test/4                     example: the one shown, the one beside it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import streamlit as st
+
+from core.tasks import Task
+from core.views.filters import Filter, from_query, to_query
+from core.store import Run
+
+EXPLORE, EXAMPLE = "app_pages/explore.py", "app_pages/example.py"
+# Parameters that belong to pages and are no part of a filter. "split" is in both worlds: the filter's split is the
+# page's.
+PLACE = ("run", "task")
+VIEW = ("ex", "pin", "page", "rows", "order", "desc", "x", "y", "student", "view", "b", "job")
+
+
+def place(run: Run, task: Task | str | None = None, split: str | None = None) -> dict[str, str]:
+    """The parameters that every page has."""
+    query = {"run": run.path.name}
+    if task is not None:
+        query["task"] = task if isinstance(task, str) else task.name
+    if split is not None:
+        query["split"] = split
+    return query
+
+
+def explore_query(run: Run, task: Task | str, filter_: Filter, **view: str) -> dict[str, str]:
+    """The URL that shows the examples of a filter; `filter_.split` is the split."""
+    return {**place(run, task), **to_query(filter_), **view}
+
+
+def example_query(run: Run, task: Task | str, example_id: str, filter_: Filter, **view: str) -> dict[str, str]:
+    """The URL of one example; next and previous are of `filter_`."""
+    return {**place(run, task), **to_query(filter_), "ex": example_id, **view}
