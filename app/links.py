@@ -1,20 +1,21 @@
 """Links between pages: which URL opens what. Pure functions first, then the elements that use them.
 
-    ?run=demo&task=nli&split=test                          every page
-    ... &gold=neutral&kl=0.5:                              a filter (core/views/filters), on explore and example
-    ... &order=kl&desc=yes&page=3                          explore: the table
-    ... &ex=nli/test/17&pin=nli/test/4                     example: the one shown, the one beside it
+?run=demo&task=nli&split=test                          every page
+... &gold=neutral&kl=0.5:                              a filter (core/views/filters), on explore and example
+... &order=kl&desc=yes&page=3                          explore: the table
+... &ex=nli/test/17&pin=nli/test/4                     example: the one shown, the one beside it
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NoReturn
 
 import streamlit as st
 
+from core.store import Run
 from core.tasks import Task
 from core.views.filters import Filter, from_query, to_query
-from core.store import Run
 
 EXPLORE, EXAMPLE = "app_pages/explore.py", "app_pages/example.py"
 # Parameters that belong to pages and are no part of a filter. "split" is in both worlds: the filter's split is the
@@ -41,3 +42,32 @@ def explore_query(run: Run, task: Task | str, filter_: Filter, **view: str) -> d
 def example_query(run: Run, task: Task | str, example_id: str, filter_: Filter, **view: str) -> dict[str, str]:
     """The URL of one example; next and previous are of `filter_`."""
     return {**place(run, task), **to_query(filter_), "ex": example_id, **view}
+
+
+def filter_of(query: Mapping[str, str], task: Task) -> Filter:
+    """The filter that a URL of explore or example holds. Raises `ValueError` for what it does not understand: a link
+    that is half understood shows the wrong examples and looks right."""
+    return from_query({key: text for key, text in query.items() if key not in (*PLACE, *VIEW)}, task)
+
+
+# ---- elements ------------------------------------------------------------------------------------------------------
+def explore_link(
+    label: str, run: Run, task: Task | str, filter_: Filter, *, icon: str = ":material/filter_alt:"
+) -> None:
+    """A link to the examples of a filter. `label` is Markdown: give data through `show.literal`."""
+    st.page_link(EXPLORE, label=label, icon=icon, query_params=explore_query(run, task, filter_))
+
+
+def example_link(
+    label: str, run: Run, task: Task | str, example_id: str, filter_: Filter, *, icon: str = ":material/article:"
+) -> None:
+    st.page_link(EXAMPLE, label=label, icon=icon, query_params=example_query(run, task, example_id, filter_))
+
+
+def open_explore(run: Run, task: Task | str, filter_: Filter) -> NoReturn:
+    """Goes there, such as after a click on a bar."""
+    st.switch_page(EXPLORE, query_params=explore_query(run, task, filter_))
+
+
+def open_example(run: Run, task: Task | str, example_id: str, filter_: Filter) -> NoReturn:
+    st.switch_page(EXAMPLE, query_params=example_query(run, task, example_id, filter_))

@@ -1,151 +1,277 @@
-"""Notebooks in batches through papermill, strictly: `python -m core notebooks` and `python -m core sweep` use this.
+"""Notebooks in batches through papermill, strictly, and pages made of them: `python -m core notebooks`, core/sweep.
 
 papermill itself accepts unknown names, keeps texts where numbers are declared and writes its output while it runs. So
-names and types are checked before, the output goes to a temporary name and is renamed, and a failed notebook is kept
-beside it with its error.
+names, types and the run are checked before a kernel starts, the output goes to a temporary name and is renamed, and a
+failed notebook is kept beside it with its error.
+
+Pages need no JupyterLab and no network: figures are drawn by one `plotly.min.js` beside them, which is copied from the
+installed plotly and not committed (4.8 MB). Without that file a page shows each figure's words.
 """
 
 from __future__ import annotations
 
+import html
+import json
 import os
 import shutil
+import sys
+import time
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import yaml
 from rich.console import Console
 
-from core.notebook import BATCH, refuse_unknown, typed
+from core.notebook import BATCH, ROOT, Declared, Refused, checked, declared_in, planned, shown_path
 
-NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
+NOTEBOOKS = ROOT / "notebooks"
 KERNEL = "python3"
-TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list, "dict": dict}
+INSTALL = "install the notebooks' packages: pip install -e '.[app,notebooks]'"
+PLOTLY = "application/vnd.plotly.v1+json"
+
+
+class Outcome(NamedTuple):
+    """An executed notebook: the file that was written, and the error that ended it, if one did."""
+
+    notebook: str
+    path: Path
+    seconds: float
+    error: str | None
 
 
 def run_notebooks(
-    run_dir: Path, out: Path, *, only: Sequence[str], values: Mapping[str, Any], console: Console
-) -> list[Path]:
-    """Executes the notebooks in order on one run directory and returns the executed files in `out`.
+    run_dir: Path, out: Path, *, only: Sequence[str] = (), values: Mapping[str, Any], console: Console
+) -> list[Outcome]:
+    """Executes the notebooks in order on one run directory, into `out`. `values` are parameters, each for the notebooks
+    that declare it. A notebook that fails does not stop the others, one that is refused does.
 
-    `values` are parameters, given to the notebooks that declare them. Raises `ValueError` for a notebook or a
-    parameter that does not exist, a value of another type, a missing kernel, and a notebook that failed.
+    Raises `ValueError`, before anything is executed, for a notebook or a parameter that does not exist, a value of
+    another type, a run that cannot be gone on with, no folder `out`, a missing kernel.
     """
     chosen = find_notebooks(only)
     declared = {path: declared_parameters(path) for path in chosen}
-    everywhere = {name: kind for of_one in declared.values() for name, kind in of_one.items()}
-    refuse_unknown(list(values), everywhere)
-    for name, value in values.items():
-        typed(name, value, everywhere[name])
+    refuse_foreign(values, declared)
+    own = {
+        path: {"run_dir": shown_path(run_dir.resolve()), **{name: values[name] for name in values if name in of_path}}
+        for path, of_path in declared.items()
+    }
+    for path, given in own.items():
+        planned(SimpleNamespace(**checked(declared[path], given)))
     if not out.is_dir():
         raise ValueError(f"--out {out} is not a folder; make it first: mkdir -p {out}")
     check_kernel()
-    done = []
-    for path in chosen:
-        own = {name: value for name, value in values.items() if name in declared[path]}
-        target = out / path.name
-        console.print(f"{path.stem} ...", highlight=False)
-        execute(path, target, {**own, "run_dir": str(run_dir.resolve())})
-        done.append(target)
+    done: list[Outcome] = []
+    for path, given in own.items():
+        console.print(f"[bold]{path.stem}", highlight=False)
+        started = time.monotonic()
+        try:
+            execute(path, out / path.name, given, echo=True)
+            done.append(Outcome(path.stem, out / path.name, time.monotonic() - started, None))
+        except NotebookFailed as error:
+            done.append(Outcome(path.stem, error.kept, time.monotonic() - started, str(error)))
+            if error.kind == Refused.__name__:
+                break
     return done
 
 
-def execute(notebook: Path, target: Path, values: Mapping[str, Any], *, log_output: bool = False) -> None:
-    """One notebook in a process of its own, to a temporary name, then renamed. A failed one is kept as
-    `<name>.failed.ipynb`; raises `ValueError` with its error's last line."""
+class NotebookFailed(Exception):  # noqa: N818 (it is what happened to a notebook, not to this code)
+    """`kind` is the name of the exception in the notebook, `kept` the file with it."""
+
+    def __init__(self, notebook: str, kind: str, what: str, kept: Path):
+        super().__init__(f"{notebook} failed: {what if kind == Refused.__name__ else f'{kind}: {what}'}")
+        self.kind, self.kept = kind, kept
+
+
+def execute(notebook: Path, target: Path, values: Mapping[str, Any], *, echo: bool = False) -> None:
+    """One notebook in a kernel of its own, to a temporary name, then renamed. `echo` prints its lines as they come. A
+    failed one is kept as `<name>.failed.ipynb`, and `NotebookFailed` is raised; an earlier `target` stays."""
     import nbformat
     import papermill
+    from nbclient.exceptions import DeadKernelError
 
-    # papermill formats paths with str.format: a brace in one would be read as a field.
+    if "{" in str(target):
+        raise ValueError(f"{target}: papermill reads a brace in a path as a parameter; give another --out")
     temporary = target.with_name(f".{target.stem}.{os.getpid()}.tmp.ipynb")
     failed = target.with_name(f"{target.stem}.failed.ipynb")
-    if "{" in str(target):
-        raise ValueError(f"{target}: papermill cannot write to a path with a brace; give another --out")
     os.environ[BATCH] = "1"
+    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # a debugger's warning on each start of a kernel
     try:
         papermill.execute_notebook(
-            str(notebook),
+            nbformat.read(notebook, as_version=4),  # not its path, where a brace is read as a parameter too
             str(temporary),
             parameters=dict(values),
             kernel_name=KERNEL,
             progress_bar=False,
-            log_output=log_output,
-            cwd=str(NOTEBOOKS.parent),
+            stdout_file=sys.stdout if echo else None,
+            start_timeout=180,
+            cwd=str(ROOT),
             coalesce_streams=True,
         )
-    except papermill.PapermillExecutionError as error:
-        shutil.move(temporary, failed)
-        raise ValueError(
-            f"{notebook.stem} failed: {error.ename}: {error.evalue} (the notebook with its error is {failed})"
-        ) from None
+    except (papermill.PapermillExecutionError, DeadKernelError) as error:
+        kind, what = getattr(error, "ename", "DeadKernelError"), getattr(error, "evalue", "its kernel died")
+        if temporary.exists():
+            _finish(temporary, failed, notebook)
+        raise NotebookFailed(notebook.stem, kind, what, failed) from None
+    else:
+        _finish(temporary, target, notebook)
+        failed.unlink(missing_ok=True)
     finally:
         os.environ.pop(BATCH, None)
-        if temporary.exists():
-            executed = nbformat.read(temporary, as_version=4)
-            # papermill keeps the source's kernel in the file when another one ran it.
-            executed.metadata.kernelspec = {"name": KERNEL, "display_name": "Python 3", "language": "python"}
-            nbformat.write(executed, temporary)
-            os.replace(temporary, target)
-            failed.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
-def find_notebooks(only: Sequence[str]) -> list[Path]:
+def _finish(temporary: Path, target: Path, notebook: Path) -> None:
+    """papermill keeps the source's kernel in the file when another one ran it, and knows nothing of the renaming."""
+    import nbformat
+
+    executed = nbformat.read(temporary, as_version=4)
+    executed.metadata.kernelspec = {"name": KERNEL, "display_name": "Python 3", "language": "python"}
+    executed.metadata.papermill |= {"input_path": shown_path(notebook), "output_path": target.name}
+    nbformat.write(executed, temporary)
+    os.replace(temporary, target)
+
+
+# ---- checks --------------------------------------------------------------------------------------------------------
+def find_notebooks(only: Sequence[str] = ()) -> list[Path]:
     """`notebooks/*.ipynb` in order, or those of `only`, by stem."""
     paths = {path.stem: path for path in sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))}
+    if not paths:
+        raise ValueError(f"there are no notebooks in {NOTEBOOKS}; they come with the repository, not with the package")
     for name in only:
         if name not in paths:
             raise ValueError(f"--only '{name}' is not a notebook, expected one of {', '.join(paths)}")
     return [paths[name] for name in paths if not only or name in only]
 
 
-def declared_parameters(notebook: Path) -> dict[str, type]:
-    """Name -> type of the parameters cell."""
-    import papermill
+def declared_parameters(notebook: Path) -> dict[str, Declared]:
+    """The lines of the cell tagged `parameters`."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    tagged = [cell for cell in cells if "parameters" in cell["metadata"].get("tags", ())]
+    if len(tagged) != 1:
+        raise ValueError(f"{notebook.name} has {len(tagged)} cells tagged 'parameters', expected one")
+    return declared_in("".join(tagged[0]["source"]))
 
-    return {name: TYPES[row["inferred_type_name"]] for name, row in papermill.inspect_notebook(str(notebook)).items()}
+
+def refuse_foreign(values: Mapping[str, Any], declared: Mapping[Path, Mapping[str, Declared]]) -> None:
+    """Raises `ValueError` for a name that none of the chosen notebooks has."""
+    if "run_dir" in values:
+        raise ValueError("-p run_dir: give the run directory as --run")
+    for name in values:
+        if not any(name in of_path for of_path in declared.values()):
+            others = [path.stem for path in find_notebooks() if name in declared_parameters(path)]
+            if others:
+                raise ValueError(f"-p {name} belongs to {', '.join(others)}, which --only leaves out")
+            checked({key: line for of_path in declared.values() for key, line in of_path.items()}, {name: None})
 
 
 def check_kernel() -> None:
+    for package in ("papermill", "nbconvert", "jupyter_client", "plotly"):
+        if find_spec(package) is None:
+            raise ValueError(f"{package} is not installed; {INSTALL}")
     from jupyter_client.kernelspec import KernelSpecManager
 
     known = KernelSpecManager().find_kernel_specs()
     if KERNEL not in known:
-        raise ValueError(
-            f"no Jupyter kernel '{KERNEL}' is installed (found: {', '.join(known) or 'none'}); install the notebooks' "
-            "packages: pip install -e '.[notebooks]'"
-        )
+        raise ValueError(f"no Jupyter kernel '{KERNEL}' is there (found: {', '.join(known) or 'none'}); {INSTALL}")
 
 
 def parse_values(items: Sequence[str]) -> dict[str, Any]:
-    """`name=value` with YAML values: numbers, lists, true and false."""
+    """`name=value` with YAML values: numbers, lists, true, false, null."""
     values: dict[str, Any] = {}
     for item in items:
         name, equals, raw = item.partition("=")
         if not equals or not name:
             raise ValueError(f"-p got '{item}', expected name=value, for example alpha=0.3")
-        values[name] = yaml.safe_load(raw)
-        if isinstance(values[name], str):
-            try:
-                values[name] = float(values[name])  # YAML 1.1 reads 1e-3 as a text
-            except ValueError:
-                continue
+        values[name] = yaml_value(raw, what=f"-p {name}")
     return values
 
 
-def write_html(notebooks: Sequence[Path], out: Path) -> list[Path]:
-    """Executed notebooks as pages that need no JupyterLab, with one plotly.js file beside them and no network."""
+def yaml_value(raw: str, *, what: str) -> Any:
+    """A YAML value, and numbers as people write them: YAML 1.1 reads 1e-3 as a text."""
+    try:
+        value = yaml.safe_load(raw)
+    except yaml.YAMLError:
+        raise ValueError(f"{what}: {raw!r} is not a YAML value, such as 0.3 or [hard, kd]") from None
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+# ---- pages ---------------------------------------------------------------------------------------------------------
+def write_pages(notebooks: Sequence[Path], out: Path) -> list[Path]:
+    """Executed notebooks as pages in `out`."""
     import nbformat
-    import plotly
     from nbconvert import HTMLExporter
 
-    script = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
-    out.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(script, out / script.name)
-    pages = []
+    exporter, pages = HTMLExporter(template_name="basic"), []
     for path in notebooks:
-        exporter = HTMLExporter(require_js_url="", mathjax_url="", embed_images=True)
-        body, _ = exporter.from_notebook_node(nbformat.read(path, as_version=4))
-        page = out / f"{path.stem}.html"
-        page.write_text(body, encoding="utf-8")
-        pages.append(page)
+        executed = nbformat.read(path, as_version=4)
+        title = executed.cells[0].source.partition("\n")[0].lstrip("# ")
+        n_figures = 0
+        for cell in executed.cells:
+            for output in cell.get("outputs", ()):
+                if PLOTLY in output.get("data", {}):
+                    n_figures += 1
+                    words = output.data.get("text/plain", "")
+                    output.data = {"text/html": figure_html(output.data[PLOTLY], words, f"figure-{n_figures}")}
+        body, _ = exporter.from_notebook_node(executed)
+        links = " ".join(f'<a href="{other.stem}.html">{other.stem}</a>' for other in notebooks)
+        pages.append(write_page(out / f"{path.stem}.html", title, f"<nav>{links}</nav>{body}"))
     return pages
+
+
+def figure_html(values: Mapping[str, Any], words: str, name: str) -> str:
+    """A figure as part of a page: its words, until the script has drawn it in their place."""
+    layout = {**values["layout"], "font": {**values["layout"].get("font", {}), "color": "#31333f"}}
+    figure = {key: values[key] for key in ("data", "frames", "config") if key in values} | {"layout": layout}
+    # A text of the data may hold "</script>".
+    script = json.dumps(figure, separators=(",", ":")).replace("</", "<\\/")
+    return (
+        f'<div class="figure" id="{name}" role="img" aria-label="{html.escape(words)}">{html.escape(words)}</div>'
+        f'<script>if (window.Plotly) {{ let place = document.getElementById("{name}"); place.textContent = ""; '
+        f"Plotly.newPlot(place, {script}); }}</script>"
+    )
+
+
+def write_page(page: Path, title: str, body: str) -> Path:
+    """A page in the project's dress, and `plotly.min.js` beside it."""
+    import plotly
+
+    page.parent.mkdir(parents=True, exist_ok=True)
+    script = page.with_name("plotly.min.js")
+    source = Path(plotly.__file__).parent / "package_data" / script.name
+    if not script.exists() or script.stat().st_size != source.stat().st_size:
+        shutil.copyfile(source, script)
+    missing = "document.documentElement.className = 'no-figures'"
+    page.write_text(
+        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{html.escape(title)}</title>\n'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<style>{STYLE}</style>\n'
+        f'<script src="{script.name}" onerror="{missing}"></script>\n</head>\n<body>\n'
+        '<p class="missing">Figures need the file plotly.min.js beside this page; <code>make notebooks</code> puts it '
+        f"there. Until then each is said in words.</p>\n{body}\n</body>\n</html>\n",
+        encoding="utf-8",
+    )
+    return page
+
+
+STYLE = """
+body { max-width: 880px; margin: 0 auto; padding: 24px 20px 80px; color: #31333f; background: #fff;
+  font: 16px/1.55 "Source Sans Pro", system-ui, "Segoe UI", Helvetica, sans-serif; }
+h1 { font-size: 30px; line-height: 1.25; margin: 24px 0 12px; } h2 { font-size: 21px; margin: 40px 0 8px; }
+h3 { font-size: 17px; margin: 24px 0 4px; } a { color: #6a3fd4; } .anchor-link, .prompt { display: none; }
+nav { font-size: 14px; display: flex; gap: 4px 14px; flex-wrap: wrap; }
+code, pre { font-family: ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace; font-size: 13px; }
+:not(pre) > code { background: #f3f2f8; padding: 1px 4px; border-radius: 4px; }
+.input pre { background: #f7f6fb; border-left: 3px solid #d9d0f5; padding: 8px 12px; margin: 14px 0 6px; }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; } .output_area pre { color: #5b6270; margin: 6px 0; }
+table { border-collapse: collapse; margin: 10px 0; font-size: 14px; } th, td { padding: 4px 12px; text-align: left;
+  border-bottom: 1px solid #e6e6ee; vertical-align: top; } td[style*=right] { font-variant-numeric: tabular-nums; }
+.figure { margin: 14px 0; color: #5b6270; font-size: 14px; } .missing { display: none; }
+.no-figures .missing { display: block; background: #fff6e5; border-left: 3px solid #e8710a; padding: 8px 12px; }
+.k, .kn, .kc, .kd, .ow { color: #7a3e9d; } .s1, .s2, .sa, .si, .sd { color: #2a7a3b; }
+.mi, .mf { color: #1c5fb0; } .c1 { color: #7a8190; } .nb, .nc, .nf { color: #1f5a8a; }
+"""

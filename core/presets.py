@@ -24,7 +24,6 @@ from core.sections import (
     FinetuneConfig,
     ModelConfig,
     MultitaskConfig,
-    PretrainConfig,
     SelectConfig,
 )
 from core.tasks import GLUE, load_tasks_yaml
@@ -57,9 +56,6 @@ def _demo() -> Config:
         preset="demo",
         data=DataConfig(n_train=4600, n_dev=500, n_test=2000, selection=400),
         model=ModelConfig(tokenizer="word", max_length=64, san_steps=2),
-        pretrain=PretrainConfig(
-            objective="rtd", sentences=20_000, epochs=2, lr=1.2e-3, batch_size=64, eval_every_epochs=0, threads=2
-        ),
         multitask=MultitaskConfig(encoders=(encoder,), seeds=(0, 1), epochs=3, **recipe),
         finetune=FinetuneConfig(**{**recipe, "epochs": 3, "lr": 1e-3, "warmup_frac": 0.1}),
         distill=DistillConfig(seeds=3, epochs=3, **recipe),

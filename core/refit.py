@@ -99,8 +99,8 @@ def read_features(run: Run, model: str, task: str) -> Features:
     path, predictions = features_path(run, model, task), run.predictions_path(model, task)
     if not path.exists():
         raise NotDefined(
-            f"This run did not keep the encoder outputs of '{model}' on '{task}', which a head is fitted on. "
-            f"`python -m core run --out {run.path} --set runtime.keep_features=true` stores them."
+            f"This run did not keep the encoder outputs of '{model}' on '{task}', which a head is fitted on; store "
+            f"them with `python -m core run --out {run.path} --set runtime.keep_features=true`"
         )
     try:
         values = np.load(path, mmap_mode="r")
@@ -132,10 +132,7 @@ def refit(
     table is of the split that would be fitted on; `ValueError` as `fit_head`.
     """
     task = table.task
-    if task.kind != "classification":
-        raise NotDefined(
-            f"Task '{task.name}' is a {task.kind}, whose head is another one; this refits heads with an output a class."
-        )
+    require_linear_head(task)
     _check_settings(alpha, temperature, loss)
     features = read_features(table.run, model, task.name)
     have = set(features.splits.tolist())
@@ -160,6 +157,14 @@ def refit(
     logits_NC = apply_head(head, features.values[rows_of_ids(features.ids, shown, what=file)])
     scores = evaluate(task, outputs=logits_NC, resamples=resamples, **known_of(table))
     return Refit(scores, logits_NC.argmax(axis=1), head, fit_split, len(chosen), int((gold_N >= 0).sum()), seconds)
+
+
+def require_linear_head(task: Task) -> None:
+    """Raises `NotDefined` for a regression or a ranking."""
+    if task.kind != "classification":
+        raise NotDefined(
+            f"Task '{task.name}' is a {task.kind}, whose head is another one; this refits heads with an output a class."
+        )
 
 
 def known_of(table: TaskTable) -> dict[str, Any]:

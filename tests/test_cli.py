@@ -12,11 +12,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from click.testing import Result
-from conftest import TINY, TINY_STAGES, Finished, ran
+from conftest import EVERYTHING, FOLDED, TINY, TINY_STAGES, Finished, ran
 from typer.testing import CliRunner
 
 from core.cli import app
-from core.plan import STAGES
+from core.plan import STAGES, TRAINING_STAGES
 from core.report import build_report
 from core.store import Run
 from core.tasks import SUITE
@@ -146,6 +146,29 @@ def test_a_dry_run_writes_nothing(tmp_path: Path, smoke: Finished) -> None:
     assert result.exit_code == 0, result.output
     assert "up to date" in result.stdout
     assert {path: path.stat().st_mtime_ns for path in smoke.run.path.rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    ("options", "jobs"),
+    [
+        # Members, teachers, the ensemble and two soups; seven variants, one generation more, three tasks fine-tuned.
+        (EVERYTHING, (1, 0, 5, 1, 6, 3, 2 * (7 + 1 + 3), 1)),
+        # Four teachers, and for each of two folds two members with two teachers each.
+        (FOLDED, (1, 0, 2, 1, 4 + 2 * (2 + 4), 1, 3, 1)),
+        (("pretrain.objective=rtd",), (1, 1, 3, 1, 8, 1, 4, 1)),
+    ],
+    ids=["everything", "folded", "pretrained"],
+)
+def test_a_dry_run_counts_every_kind_of_job(options: tuple[str, ...], jobs: tuple[int, ...], tmp_path: Path) -> None:
+    sets = [part for option in options for part in ("--set", option)]
+    result = call("run", "--preset", "smoke", "--out", tmp_path / "run", *SETS, *sets, "--dry-run")
+    assert result.exit_code == 0, result.output
+    for stage, n in zip(STAGES, jobs, strict=True):
+        to_run = str(n) if n else "up to date"
+        found = re.search(rf"{stage}\W+{n}\W+{to_run}\W+([\d,]+)?", result.stdout)
+        assert found, stage
+        # What trains has steps to count.
+        assert (found[1] is not None) == (n > 0 and stage in TRAINING_STAGES), stage
 
 
 def test_a_stop_by_hand_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -30,6 +31,8 @@ LONG = (
     *("finetune.batch_size=4", "finetune.epochs=3", "distill.batch_size=8", "distill.epochs=2", "distill.seeds=1"),
     "runtime.checkpoint_seconds=0",
 )
+# The second cycle starts from the weights of the first.
+CHAIN = ("data.tasks=[nli]", "multitask.pool=[{snapshots: 2}]", "multitask.batch_size=2", "select.top_k=1")
 LONG_ENOUGH = 120.0  # seconds until a hang is called a hang; nothing here takes 20
 
 # Processes are forked from a server that has imported torch once, which is most of the time of a process this short.
@@ -37,16 +40,16 @@ FORK = multiprocessing.get_context("forkserver")
 FORK.set_forkserver_preload(["core.stages", "core.pipeline", "conftest"])
 
 
-def start(run: Run, *overrides: str) -> BaseProcess:
+def start(run: Run, *overrides: str, **options: Any) -> BaseProcess:
     """A run in a process, a group and a session of its own."""
-    child = FORK.Process(target=_run_alone, args=(str(run.path), overrides))
+    child = FORK.Process(target=_run_alone, args=(str(run.path), overrides, options))
     child.start()
     return child
 
 
-def _run_alone(path: str, overrides: tuple[str, ...]) -> None:
+def _run_alone(path: str, overrides: tuple[str, ...], options: dict[str, Any]) -> None:
     os.setsid()
-    go(Run(path), tiny(*LONG, *overrides))
+    go(Run(path), tiny(*LONG, *overrides), **options)
 
 
 def wait_for(run: Run, child: BaseProcess, job: str) -> None:
@@ -138,6 +141,26 @@ def test_killed_and_resumed_is_the_same_run(tmp_path: Path, undisturbed: Run, ch
         assert steps.count(whole[0]) == 1, f"'{job}' began anew"
     assert changed(results(undisturbed), results(run)) == set()
     assert changed(results(undisturbed, "models"), results(run, "models")) == set()
+
+
+def test_a_killed_job_of_a_chain_goes_on_from_the_one_before(tmp_path: Path, children: list[BaseProcess]) -> None:
+    undisturbed, run = (Run(tmp_path / name) for name in ("undisturbed", "killed"))
+    go(undisturbed, tiny(*LONG, *CHAIN), last_stage="multitask")
+    child = start(run, *CHAIN, last_stage="multitask")
+    children.append(child)
+    wait_for(run, child, "mt-2")
+    kill(child, group=True)
+    assert run.manifest()["jobs"].keys() == {"prepare", "mt-1"}
+    # The first cycle's weights are gone: it is trained again, and the second goes on from its own checkpoint.
+    shutil.rmtree(run.model_dir("mt-1"))
+    go(run, tiny(*LONG, *CHAIN), last_stage="multitask")
+    assert [line["job"] for line in log_lines(run, event="done")] == ["prepare", "mt-1", "mt-1", "mt-2"]
+    whole = steps_of(undisturbed, "mt-2")
+    assert len(whole) >= 4
+    assert set(steps_of(run, "mt-2")) == set(whole)
+    assert steps_of(run, "mt-2").count(whole[0]) == 1, "'mt-2' began anew"
+    for folder in ("predictions", "dynamics", "models"):
+        assert changed(results(undisturbed, folder), results(run, folder)) == set()
 
 
 def test_a_finished_training_without_predictions_only_predicts(copied: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -101,7 +101,7 @@ def points_and_intervals(
     fig.update_yaxes(label_rows(groups))
     said = "; ".join(_said(row, digits, zero_line) for row in intervals[:6])
     more = f"; and {len(intervals) - 6} more" if len(intervals) > 6 else ""
-    subtitle = "filled: more than two standard errors from zero; open: no difference" if zero_line else ""
+    subtitle = "filled: over 2 standard errors from 0; open: no difference" if zero_line else ""
     height = 112 + len(groups) * max(36, 8 + 17 * len(series)) + 20 * zero_line
     return finish(fig, alt=f"{metric}: {said}{more}.", height=height, title=title, subtitle=subtitle)
 

@@ -57,24 +57,25 @@ class SweepPoint(NamedTuple):
 def alpha_temperature_map(
     alphas_A: npt.ArrayLike,
     temperatures_K: npt.ArrayLike,
-    values_KA: npt.ArrayLike,
+    values_AK: npt.ArrayLike,
     title: str,
     *,
     unit: str = "",
     stars: Sequence[Star | tuple[float, float, float, str]] = (),
     score_name: str = "score",
 ) -> go.Figure:
-    """A quantity of the loss over alpha (x) and temperature (y, logarithmic), one row a temperature.
+    """A quantity of the loss over alpha (x) and temperature (y, logarithmic).
 
     The ring is the paper's point; stars are trained runs, coloured by their score and labelled with it. `customdata` of
-    the clickable squares is k * A + a. Raises `ValueError` for shapes that do not fit or a temperature <= 0.
+    the clickable squares is the flat index a * K + k. Raises `ValueError` for shapes that do not fit and for a
+    temperature <= 0.
     """
     alphas, temperatures = floats("alphas", alphas_A), floats("temperatures", temperatures_K)
-    values = floats("values", values_KA, ndim=2)
-    if values.shape != (len(temperatures), len(alphas)):
+    values = floats("values", values_AK, ndim=2)
+    if values.shape != (len(alphas), len(temperatures)):
         raise ValueError(
-            f"values have shape {values.shape}, expected {(len(temperatures), len(alphas))}: a row for each "
-            "temperature, a column for each alpha"
+            f"values have shape {values.shape}, expected {(len(alphas), len(temperatures))}: a row for "
+            "each alpha, a column for each temperature"
         )
     if temperatures.min() <= 0:
         raise ValueError(f"temperatures are {temperatures.tolist()}, expected positive ones")
@@ -83,22 +84,20 @@ def alpha_temperature_map(
         go.Heatmap(
             x=alphas,
             y=y_K,
-            z=values.astype(np.float32),
+            z=values.T.astype(np.float32),
             colorscale=SEQUENTIAL,
             colorbar=colour_bar(escaped(unit or title)),
             hoverinfo="skip",
             name="",
         )
     )
-    column, row = np.meshgrid(np.arange(len(alphas)), np.arange(len(temperatures)))
-    flat = (row * len(alphas) + column).ravel()
+    flat = np.arange(values.size)
+    a_F, k_F = np.divmod(flat, len(temperatures))
     hover = [
-        f"alpha {alphas[a]:.2f}, temperature {temperatures[k]:.3g}: <b>{spoken(values[k, a], 3)}</b>"
-        for k, a in zip(row.ravel(), column.ravel(), strict=True)
+        f"alpha {alphas[a]:.2f}, temperature {temperatures[k]:.3g}: <b>{spoken(values[a, k], 3)}</b>"
+        for a, k in zip(a_F, k_F, strict=True)
     ]
-    fig.add_trace(
-        squares(alphas[column.ravel()], y_K[row.ravel()], flat, hover="%{text}<extra></extra>", text=hover, size=16)
-    )
+    fig.add_trace(squares(alphas[a_F], y_K[k_F], flat, hover="%{text}<extra></extra>", text=hover, size=16))
     fig.add_trace(
         go.Scatter(
             x=np.array([PAPER_ALPHA]),
@@ -122,14 +121,14 @@ def alpha_temperature_map(
     k, a = np.abs(y_K).argmin(), np.abs(alphas - PAPER_ALPHA).argmin()
     alt = (
         f"{title} over {len(alphas)} values of alpha and {len(temperatures)} temperatures, from "
-        f"{spoken(np.nanmin(values), 3)} to {spoken(np.nanmax(values), 3)}; {spoken(values[k, a], 3)} at the paper's "
+        f"{spoken(np.nanmin(values), 3)} to {spoken(np.nanmax(values), 3)}; {spoken(values[a, k], 3)} at the paper's "
         f"point; {len(stars)} trained runs."
     )
     # Two lines, since plotly does not wrap them and these words must not be cut.
     caption = (
-        "what the loss weighs at this checkpoint, not what a retrained<br>student would score; only stars are trainings"
+        "what the loss weighs at this checkpoint, not what a retrained\nstudent would score; only stars are trainings"
     )
-    return finish(fig, alt=alt, height=440, title=escaped(title, 90), subtitle=caption)
+    return finish(fig, alt=alt, height=440, title=title, subtitle=caption)
 
 
 def _add_stars(fig: go.Figure, stars: list[Star], score_name: str) -> None:

@@ -9,14 +9,14 @@ Shapes: R rows of the figure, K cohorts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from core.plots.arrays import FloatArray
 from core.plots.style import GAIN, INK, LOSS, error_bars, escaped, finish, hatch, label_rows, signed
 
 
@@ -46,11 +46,11 @@ NET_SIGN = {"taught": 1, "surpassed": 1, "mis-taught": -1, "lost": -1}
 
 
 class LedgerRow(NamedTuple):
-    """One student seed, or the flips stable over seeds: examples in each of COHORTS, and the interval of the net gain,
-    in examples too."""
+    """One student seed, or the flips stable over seeds: examples of each cohort, by name or in the order of COHORTS,
+    and the interval of the net gain as shares of all examples, -1..1."""
 
     name: str
-    counts: Sequence[int]
+    counts: Mapping[str, int] | Sequence[int]
     low: float = float("nan")
     high: float = float("nan")
 
@@ -58,19 +58,17 @@ class LedgerRow(NamedTuple):
 def flip_ledger(rows: Sequence[LedgerRow | tuple[Any, ...]], *, title: str = "") -> go.Figure:
     """What distillation did to each example: stacked shares in the order of COHORTS, and beside them the net gain.
 
-    One row a seed; examples count once in each row. Net gain = taught + surpassed - mis-taught - lost, with the row's
-    interval. `customdata` is the cohort's number in COHORTS, the point's index the row. Raises `ValueError` for rows
+    One row a seed; examples count once in each row. Net gain = taught + surpassed - mis-taught - lost, in points of
+    accuracy with the row's interval. `customdata` is the cohort's number in COHORTS, the point's index the row. Raises `ValueError` for rows
     without eight counts.
     """
     ledger = [LedgerRow(*row) for row in rows]
     if not ledger:
         raise ValueError("the ledger has no row: it needs one student with and one without distillation")
-    for row in ledger:
-        if len(row.counts) != len(COHORTS) or min(row.counts) < 0 or sum(row.counts) == 0:
-            raise ValueError(f"{row.name!r} has counts {list(row.counts)}, expected {len(COHORTS)} and not all zero")
-    counts_RK = np.array([row.counts for row in ledger], dtype=np.int64)
+    counts_RK = np.array([_counts(row) for row in ledger], dtype=np.int64)
     total_R = counts_RK.sum(axis=1)
-    net_R = sum(sign * counts_RK[:, _cohort(name)] for name, sign in NET_SIGN.items())
+    sign_K = np.array([NET_SIGN.get(cohort.name, 0) for cohort in COHORTS])
+    net_R = 100 * (counts_RK @ sign_K) / total_R
     names = [escaped(row.name) for row in ledger]
     fig = make_subplots(rows=1, cols=2, column_widths=[0.74, 0.26], shared_yaxes=True, horizontal_spacing=0.03)
     y_R = np.arange(len(ledger))
@@ -101,27 +99,29 @@ def flip_ledger(rows: Sequence[LedgerRow | tuple[Any, ...]], *, title: str = "")
             row=1,
             col=1,
         )
-    fig.add_trace(_net_points(ledger, np.asarray(net_R)), row=1, col=2)
+    fig.add_trace(_net_points(ledger, net_R), row=1, col=2)
     fig.add_vline(x=0, line={"color": INK, "width": 1.5}, row=1, col=2)
     fig.update_layout(barmode="stack", bargap=0.3)
     fig.update_xaxes(title_text="share of examples (%)", range=[0, 100.2], row=1, col=1)
-    fig.update_xaxes(title_text="net gain (examples)", row=1, col=2)
+    fig.update_xaxes(title_text="net gain (points)", row=1, col=2)
     fig.update_yaxes(label_rows([row.name for row in ledger]))
     mean_K = counts_RK.mean(axis=0)
     said = ", ".join(f"{cohort.name} {mean:,.0f}" for cohort, mean in zip(COHORTS, mean_K, strict=True))
     over = f"mean of {len(ledger)} rows" if len(ledger) > 1 else ledger[0].name
-    alt = f"Outcomes of {total_R.mean():,.0f} examples, {over}: {said}; net gain {signed(float(np.mean(net_R)))}."
+    alt = (
+        f"Outcomes of {total_R.mean():,.0f} examples, {over}: {said}; net gain {signed(float(np.mean(net_R)))} points."
+    )
     return finish(fig, alt=alt, height=142 + 40 * len(ledger), title=title)
 
 
-def _net_points(ledger: list[LedgerRow], net_R: npt.NDArray[np.int64]) -> go.Scatter:
-    low, high = (np.array([getattr(row, side) for row in ledger]) for side in ("low", "high"))
+def _net_points(ledger: list[LedgerRow], net_R: FloatArray) -> go.Scatter:
+    low, high = (100 * np.array([getattr(row, side) for row in ledger]) for side in ("low", "high"))
     clear = (low > 0) | (high < 0)
     colours = np.where(net_R >= 0, GAIN, LOSS)
     return go.Scatter(
         x=net_R,
         y=np.arange(len(ledger)),
-        error_x=error_bars(net_R.astype(np.float64), low, high, INK),
+        error_x=error_bars(net_R, low, high, INK),
         mode="markers",
         marker={
             "size": 11,
@@ -129,15 +129,21 @@ def _net_points(ledger: list[LedgerRow], net_R: npt.NDArray[np.int64]) -> go.Sca
             "color": colours.tolist(),
             "line": {"width": 2, "color": colours.tolist()},
         },
-        text=[
-            f"{signed(float(net), 0)} examples [{signed(a, 0)}, {signed(b, 0)}]"
-            for net, a, b in zip(net_R, low, high, strict=True)
-        ],
+        text=[f"{signed(net)} points [{signed(a)}, {signed(b)}]" for net, a, b in zip(net_R, low, high, strict=True)],
         hovertemplate="net gain <b>%{text}</b><extra></extra>",
         showlegend=False,
         name="net gain",
     )
 
 
-def _cohort(name: str) -> int:
-    return next(k for k, cohort in enumerate(COHORTS) if cohort.name == name)
+def _counts(row: LedgerRow) -> list[int]:
+    """In the order of COHORTS."""
+    counts = row.counts
+    names = [cohort.name for cohort in COHORTS]
+    if isinstance(counts, Mapping):
+        if unknown := set(counts) - set(names):
+            raise ValueError(f"{row.name!r} has cohorts {sorted(unknown)}, expected some of {names}")
+        counts = [counts.get(name, 0) for name in names]
+    if len(counts) != len(names) or min(counts) < 0 or sum(counts) == 0:
+        raise ValueError(f"{row.name!r} has counts {list(counts)}, expected {len(names)} of them and not all zero")
+    return [int(n) for n in counts]

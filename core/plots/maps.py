@@ -119,8 +119,7 @@ def simplex_map(
         f"on average {spoken(shift)} of the probability moves."
     )
     fig = finish(fig, alt=alt, height=560, title=title, subtitle=subtitle)
-    # The corners' names stand outside the triangle and plotly keeps no room for them.
-    fig.update_layout(margin={"t": fig.layout.margin.t + 52, "b": 46, "l": 60, "r": 60})
+    fig.update_layout(margin={"b": 46, "l": 60, "r": 60})  # for the names of the corners
     return fig
 
 

@@ -35,7 +35,7 @@ from core.plots.style import (
 NUMBERS_UP_TO = 14  # rows; beyond it numbers would touch
 RUNNER_UP_BINS = 50
 # r from the left number on is called so.
-WORDS_OF_R = ((0.8, "very strong"), (0.6, "strong"), (0.3, "moderate"), (0.1, "weak"), (-2.0, "no"))
+WORDS_OF_R = ((0.8, "very strong"), (0.6, "strong"), (0.3, "moderate"), (0.1, "weak"), (-2.0, "none"))
 
 
 def class_mass_map(
@@ -124,7 +124,7 @@ def runner_up_transfer(
             col=column,
         )
         look = ROLES[role]
-        found = f"r = {spoken(correlation)}, {in_words(correlation)}"
+        found = f"r = {spoken(correlation)}: {in_words(correlation)}"
         fig.update_xaxes(
             title_text=f'teachers\' mean<br><b><span style="color:{look.colour}">{look.name}<br>{found}</span></b>',
             range=[x_low, 1],
@@ -141,11 +141,11 @@ def runner_up_transfer(
 
 
 def in_words(r: float) -> str:
-    """ "strong relation" and so on for a correlation; nan has "no value". A negative one is said to be against."""
+    """How strong a correlation is: "strong", "weak", "none" ...; a negative one is "against", nan has "no value"."""
     if not np.isfinite(r):
         return "no value"
     word = next(word for least, word in WORDS_OF_R if abs(r) >= least)
-    return f"{word} relation" + (" against the teachers" if r <= -0.1 else "")
+    return f"{word}, against" if r <= -0.1 else word
 
 
 def _add_matrix(

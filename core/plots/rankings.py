@@ -61,7 +61,7 @@ def strategies(
         f"{metric} of {len(names)} ways to combine members: {names[0]} is first with {spoken(ordered[0].mean)}, "
         f"{names[-1]} last with {spoken(ordered[-1].mean)}."
     )
-    subtitle = f"filled: this run's recipe, {escaped(chosen)}" if chosen else ""
+    subtitle = f"filled: this run's recipe, {chosen}" if chosen else ""
     return finish(fig, alt=alt, height=100 + 34 * len(names), title=title, subtitle=subtitle, legend=False)
 
 

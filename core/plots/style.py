@@ -235,13 +235,13 @@ def finish(
 ) -> go.Figure:
     """The frame: transparent, tight margins, the legend in a row above the plot, `layout.meta["alt"]` with `alt`.
 
-    `title` and `subtitle` may hold text of ours with tags; escape what comes from data. `alt` is plain text.
+    All three are plain text.
     """
     fig.update_layout(
         template=TEMPLATE,
         height=height,
         showlegend=legend,
-        meta={"alt": alt},
+        meta={"alt": alt, "subtitle": subtitle},
         hovermode="closest",
         margin={"l": 8, "r": 16, "t": 12, "b": 8},
     )
@@ -256,15 +256,18 @@ def alt_text(fig: go.Figure) -> str:
     return str(fig.layout.meta["alt"])
 
 
-def titled(fig: go.Figure, title: str, subtitle: str = "") -> go.Figure:
+def titled(fig: go.Figure, title: str, subtitle: str | None = None) -> go.Figure:
     """Sets or replaces the title and moves the legend under it; for notebooks, where no heading stands above.
 
-    A `<br>` in the subtitle begins a second line: plotly does not wrap, a narrow page cuts what is longer.
+    Plain text. A newline in the subtitle begins a second line: plotly does not wrap, a narrow page cuts what is longer.
+    None keeps the subtitle that the figure has.
     """
+    subtitle = fig.layout.meta["subtitle"] if subtitle is None else subtitle
+    is_ternary = any(trace.type == "scatterternary" for trace in fig.data)
     small = [
-        f'<span style="font-size:13px;font-weight:normal">{line}</span>' for line in subtitle.split("<br>") if line
+        f'<span style="font-size:13px;font-weight:normal">{escaped(line, 160)}</span>' for line in subtitle.splitlines()
     ]
-    lines = [f"<b>{title}</b>"] * bool(title) + small
+    lines = [f"<b>{escaped(title, 100)}</b>"] * bool(title) + small
     head_px = 6 + TITLE_PX * bool(title) + SUBTITLE_PX * len(small)
     if lines:
         fig.update_layout(
@@ -277,12 +280,13 @@ def titled(fig: go.Figure, title: str, subtitle: str = "") -> go.Figure:
                 "y": 1,
                 "yref": "container",
                 "yanchor": "top",
-                # plotly puts the *last* line of a title where its only line would be.
-                "pad": {"t": 10 + SUBTITLE_PX * (len(lines) - 1), "l": 10},
+                # A title of several lines is put one line too high, however many they are.
+                "pad": {"t": 10 + SUBTITLE_PX * (len(lines) > 1), "l": 10},
             }
         )
     fig.update_layout(
-        margin={"t": max(head_px + 6, 12)},
+        # A triangle's upper name stands above it, and plotly keeps no room for that.
+        margin={"t": max(head_px + 6, 12) + 52 * is_ternary},
         legend={
             "orientation": "h",
             "x": 0,

@@ -111,7 +111,7 @@ def lengths_histogram(
     medians = ", ".join(f"{name} {np.nanmedian(values):.0f}" for name, values in arrays.items())
     over = f"longer than {max_tokens} tokens and cut: {', '.join(cut)}" if cut else ""
     alt = f"Lengths in tokens, median {medians}{'; ' + over if over else ''}."
-    return finish(fig, alt=alt, height=320, title=title, subtitle=escaped(over, 160))
+    return finish(fig, alt=alt, height=320, title=title, subtitle=over)
 
 
 def _faint(colour: str) -> str:

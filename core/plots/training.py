@@ -144,8 +144,8 @@ def epoch_strip(
 ) -> go.Figure:
     """KL(teachers || student) of each example (row) after each epoch (column), lighter is nearer: who learns when.
 
-    `first_match_N` is the first epoch, as a position 0..E-1, whose answer is the teachers', -1 for never: rows are
-    sorted by it and diamonds mark it. At most 300 examples, chosen by hashed id; `customdata` of the squares is the row
+    `first_match_N` is the first epoch, as a position 0..E-1, whose answer is the teachers', any other number for never:
+    rows are sorted by it and diamonds mark it. At most 300 examples, chosen by hashed id; `customdata` of the squares is the row
     number of `ids`.
     """
     kl = floats("kl", kl_EN, ndim=2)
@@ -155,11 +155,11 @@ def epoch_strip(
     if len(epochs) != n_epochs:
         raise ValueError(f"{len(epochs)} epochs for {n_epochs} rows of kl, expected one each")
     rows = drawn_rows(ids_N, MAX_STRIP)
-    match = np.full(n, -1) if first_match_N is None else np.asarray(first_match_N)
+    match = np.full(n, n_epochs) if first_match_N is None else np.asarray(first_match_N)
     if match.shape != (n,):
         raise ValueError(f"first_match has shape {match.shape}, expected one epoch for each of {n} examples")
-    never_last = np.where(match < 0, n_epochs, match)[rows]
-    rows = rows[np.lexsort((np.nan_to_num(kl[-1], nan=np.inf)[rows], never_last))]
+    match = np.where((match < 0) | (match >= n_epochs), n_epochs, match)
+    rows = rows[np.lexsort((np.nan_to_num(kl[-1], nan=np.inf)[rows], match[rows]))]
     y = np.arange(len(rows))
     shown = kl[:, rows].T
     fig = go.Figure(
@@ -194,7 +194,7 @@ def epoch_strip(
             name="",
         )
     )
-    matched = match[rows] >= 0
+    matched = match[rows] < n_epochs
     if matched.any():
         fig.add_trace(
             go.Scatter(
@@ -217,7 +217,7 @@ def epoch_strip(
     )
     fig.update_layout(hoverdistance=-1)
     subtitle = f"{len(rows):,} of {n:,} examples drawn" if len(rows) < n else f"{n:,} examples"
-    never = 100 * float((match < 0).mean())
+    never = 100 * float((match == n_epochs).mean())
     said = f"; {never:.0f} % never gave the teachers' answer" if first_match_N is not None else ""
     alt = (
         f"KL to the teachers of {n:,} examples over {n_epochs} epochs: mean {spoken(mean_of(kl[0]))} nats after the "

@@ -3,7 +3,8 @@
 It is what the loss weighs at this checkpoint, not what a retrained student would answer. The paper's point is alpha =
 0.5, temperature 1, and the card begins there.
 
-The card's slider and buttons run in the browser (plotly frames), so they work in a notebook and cost the app no rerun.
+The card's sliders run in the browser (plotly frames), so it works in a notebook and costs the app no rerun. Frames hold
+the lengths and the title alone: 21 alphas x 19 temperatures of whole traces would be three times as large.
 
 Shapes: A alphas, K temperatures, C classes.
 """
@@ -20,7 +21,6 @@ import plotly.graph_objects as go
 from core.plots.arrays import FloatArray, floats
 from core.plots.style import (
     FAINT,
-    INK,
     PAPER_ALPHA,
     PAPER_TEMPERATURE,
     ROLES,
@@ -32,73 +32,84 @@ from core.plots.style import (
     spoken,
 )
 
+SLIDER_PX = 76
+
 
 def what_if_card(
     labels: Sequence[str],
     *,
     alphas_A: npt.ArrayLike,
     temperatures_K: npt.ArrayLike,
-    target_KAC: npt.ArrayLike,
     teacher_KC: npt.ArrayLike,
     student_KC: npt.ArrayLike,
-    hard_term_KA: npt.ArrayLike,
-    soft_term_KA: npt.ArrayLike,
-    gold_index: int | None = None,
+    hard: float,
+    soft_K: npt.ArrayLike,
+    gold_index: int,
 ) -> go.Figure:
     """One example: what the student would be taught at every (alpha, temperature), against what it says.
 
-    `target_KAC` is (1 - alpha) e_gold + alpha p^T, `teacher_KC` and `student_KC` are the tempered distributions, the
-    terms are the weighted parts of the loss in nats. A slider chooses alpha, buttons the temperature; each frame's
-    title has the terms. Raises `ValueError` for shapes that do not fit.
+    `teacher_KC` and `student_KC` are the distributions at each temperature; `hard` is the cross-entropy with gold and
+    `soft_K` the teachers' term, T^2 included, both unweighted and in nats (core/views: `loss_grid`). Drawn are the
+    target (1 - alpha) e_gold + alpha p^T and, in the title, the loss (1 - alpha) hard + alpha soft. A slider each for
+    alpha and temperature. Raises `ValueError` for shapes that do not fit or a gold index outside the labels.
     """
     alphas, temperatures = floats("alphas", alphas_A), floats("temperatures", temperatures_K)
-    n_k, n_a, n_c = len(temperatures), len(alphas), len(labels)
-    target = floats("target", target_KAC, ndim=3)
     teacher, student = floats("teacher", teacher_KC, ndim=2), floats("student", student_KC, ndim=2)
-    hard, soft = floats("hard term", hard_term_KA, ndim=2), floats("soft term", soft_term_KA, ndim=2)
-    shapes = (target.shape, teacher.shape, student.shape, hard.shape, soft.shape)
-    expected = ((n_k, n_a, n_c), (n_k, n_c), (n_k, n_c), (n_k, n_a), (n_k, n_a))
-    if shapes != expected:
-        raise ValueError(f"target, teacher, student, hard, soft have shapes {shapes}, expected {expected}")
+    soft = floats("soft", soft_K)
+    shape = (len(temperatures), len(labels))
+    if teacher.shape != shape or student.shape != shape or soft.shape != shape[:1]:
+        raise ValueError(
+            f"teacher, student and soft have shapes {teacher.shape}, {student.shape}, {soft.shape}, expected {shape}, "
+            f"{shape} and {shape[:1]}: one row a temperature"
+        )
+    if not 0 <= gold_index < len(labels):
+        raise ValueError(f"gold_index is {gold_index}, expected 0..{len(labels) - 1}")
+    is_gold_C = (np.arange(len(labels)) == gold_index).astype(np.float64)
 
-    start_k, start_a = (
-        int(np.abs(temperatures - PAPER_TEMPERATURE).argmin()),
-        int(np.abs(alphas - PAPER_ALPHA).argmin()),
-    )
-
-    def traces(k: int, a: int) -> list[go.Bar | go.Scatter]:
-        return _card_traces(labels, target[k, a], teacher[k], student[k])
+    def lengths(k: int, a: int) -> list[FloatArray]:
+        return [(1 - alphas[a]) * is_gold_C + alphas[a] * teacher[k], teacher[k], student[k]]
 
     def head(k: int, a: int) -> str:
+        of_gold, of_teachers = (1 - alphas[a]) * hard, alphas[a] * soft[k]
         paper = "  (the paper's)" if np.isclose(alphas[a], PAPER_ALPHA) and np.isclose(temperatures[k], 1) else ""
-        terms = f"gold label {hard[k, a]:.3f} + teachers {soft[k, a]:.3f} nats"
         return (
-            f"<b>alpha {alphas[a]:.2f}, temperature {temperatures[k]:g}{paper}</b><br>"
-            '<span style="font-size:13px;font-weight:normal">loss '
-            f"<b>{hard[k, a] + soft[k, a]:.3f}</b> = {terms}</span>"
+            f"<b>alpha {alphas[a]:.2f}, temperature {temperatures[k]:.3g}{paper}</b><br>"
+            f'<span style="font-size:13px;font-weight:normal">loss <b>{of_gold + of_teachers:.3f}</b> = '
+            f"gold label {of_gold:.3f} + teachers {of_teachers:.3f} nats</span>"
         )
 
-    fig = go.Figure(traces(start_k, start_a))
+    k0, a0 = int(np.abs(temperatures - PAPER_TEMPERATURE).argmin()), int(np.abs(alphas - PAPER_ALPHA).argmin())
+    fig = go.Figure(_card_traces(labels, *lengths(k0, a0)))
+    kinds = (go.Bar, go.Scatter, go.Scatter)
     fig.frames = [
-        go.Frame(name=f"{k},{a}", data=traces(k, a), layout={"title": {"text": head(k, a)}})
-        for k in range(n_k)
-        for a in range(n_a)
+        go.Frame(
+            name=f"{k},{a}",
+            data=[kind(x=x_C.astype(np.float32)) for kind, x_C in zip(kinds, lengths(k, a), strict=True)],
+            traces=[0, 1, 2],
+            layout={"title": {"text": head(k, a)}},
+        )
+        for k in range(len(temperatures))
+        for a in range(len(alphas))
     ]
     fig.update_xaxes(title_text="probability", range=[0, 1.02], dtick=0.2)
     fig.update_yaxes(label_rows(labels, gold=gold_index))
     alt = (
-        f"What the loss weighs for one example over {n_a} values of alpha and {n_k} temperatures; at alpha "
-        f"{alphas[start_a]:.2f}, temperature {temperatures[start_k]:g} the gold label adds "
-        f"{spoken(hard[start_k, start_a])} and the teachers {spoken(soft[start_k, start_a])} nats."
+        f"What the loss weighs for one example over {len(alphas)} values of alpha and {len(temperatures)} "
+        f"temperatures; at alpha {alphas[a0]:.2f}, temperature {temperatures[k0]:.3g} the gold label adds "
+        f"{spoken((1 - alphas[a0]) * hard)} and the teachers {spoken(alphas[a0] * soft[k0])} nats."
     )
-    height = 250 + 46 * n_c + 44 * (n_k > 1)
-    fig = finish(fig, alt=alt, height=height, title="alpha", subtitle="loss")
-    fig.update_layout(title={"text": head(start_k, start_a)}, bargap=0.35, sliders=[_slider(alphas, start_k, start_a)])
-    bottom = 118
-    if n_k > 1:
-        bottom += 44
-        fig.update_layout(updatemenus=[_temperature_buttons(fig, alphas, temperatures, start_k, start_a)])
-    fig.update_layout(margin={"b": bottom})
+    several = len(temperatures) > 1
+    fig = finish(fig, alt=alt, height=256 + 46 * len(labels) + SLIDER_PX * several, title="alpha", subtitle="loss")
+    sliders = [_alpha_slider(alphas, k0, a0)]
+    if several:
+        changes = [
+            {"x": [x_C.round(6).tolist() for x_C in lengths(k, a0)], "title.text": head(k, a0)}
+            for k in range(len(temperatures))
+        ]
+        sliders.append(_temperature_slider(temperatures, alphas, changes, k0, a0))
+    fig.update_layout(
+        title={"text": head(k0, a0)}, bargap=0.35, sliders=sliders, margin={"b": 122 + SLIDER_PX * several}
+    )
     return fig
 
 
@@ -138,12 +149,11 @@ def _card_traces(
     return [bars, *marks]
 
 
-def _slider(alphas_A: FloatArray, k: int, active: int) -> dict[str, Any]:
-    at_once = {"mode": "immediate", "frame": {"duration": 0, "redraw": True}, "transition": {"duration": 0}}
+def _slider(name: str, steps: list[dict[str, Any]], active: int, top: int) -> dict[str, Any]:
     return {
         "active": active,
-        "currentvalue": {"prefix": "alpha (weight of the teachers) ", "xanchor": "left", "font": {"size": 13}},
-        "pad": {"t": 52, "b": 4, "l": 4, "r": 4},
+        "currentvalue": {"prefix": f"{name} ", "xanchor": "left", "font": {"size": 13}},
+        "pad": {"t": top, "b": 4, "l": 4, "r": 4},
         "x": 0,
         "len": 1,
         "bordercolor": FAINT,
@@ -151,36 +161,40 @@ def _slider(alphas_A: FloatArray, k: int, active: int) -> dict[str, Any]:
         "activebgcolor": ROLES["student"].colour,
         "bgcolor": "rgba(128,128,128,0.35)",
         "minorticklen": 0,
-        "steps": [
-            {"label": f"{alpha:.2f}".rstrip("0").rstrip("."), "method": "animate", "args": [[f"{k},{a}"], at_once]}
-            for a, alpha in enumerate(alphas_A)
-        ],
+        "steps": steps,
     }
 
 
-def _temperature_buttons(
-    fig: go.Figure, alphas_A: FloatArray, temperatures_K: FloatArray, start_k: int, start_a: int
+def _alpha_steps(alphas_A: FloatArray, k: int) -> list[dict[str, Any]]:
+    at_once = {"mode": "immediate", "frame": {"duration": 0, "redraw": True}, "transition": {"duration": 0}}
+    return [
+        {"label": f"{alpha:.3g}", "method": "animate", "args": [[f"{k},{a}"], at_once]}
+        for a, alpha in enumerate(alphas_A)
+    ]
+
+
+def _alpha_slider(alphas_A: FloatArray, k: int, active: int) -> dict[str, Any]:
+    return _slider("alpha (weight of the teachers)", _alpha_steps(alphas_A, k), active, 52)
+
+
+def _temperature_slider(
+    temperatures_K: FloatArray, alphas_A: FloatArray, changes: list[dict[str, Any]], active: int, alpha: int
 ) -> dict[str, Any]:
-    """A slider's steps name fixed frames, so a temperature brings its own slider, which starts at the first alpha."""
-    frames = {frame.name: frame for frame in fig.frames}
-    buttons = []
-    for k, temperature in enumerate(temperatures_K):
-        frame = frames[f"{k},{start_a}"]
-        xs = [np.asarray(trace.x).tolist() for trace in frame.data]
-        layout = {"title.text": frame.layout.title.text, "sliders": [_slider(alphas_A, k, start_a)]}
-        buttons.append({"label": f"T = {temperature:g}", "method": "update", "args": [{"x": xs}, layout]})
-    return {
-        "type": "buttons",
-        "direction": "right",
-        "active": start_k,
-        "buttons": buttons,
-        "x": 0,
-        "xanchor": "left",
-        "y": 0,
-        "yanchor": "top",
-        "pad": {"t": 152, "l": 4},
-        "showactive": True,
-        "bgcolor": "rgba(128,128,128,0.15)",
-        "bordercolor": FAINT,
-        "font": {"size": 12, "color": INK},  # plotly's chosen button is always nearly white
-    }
+    """A slider's steps name fixed frames, so a new temperature gives the alpha slider new steps, and starts it where
+    the card began."""
+    steps = [
+        {
+            "label": f"{temperature:.3g}",
+            "method": "update",
+            "args": [
+                {"x": change["x"]},
+                {
+                    "title.text": change["title.text"],
+                    "sliders[0].steps": _alpha_steps(alphas_A, k),
+                    "sliders[0].active": alpha,
+                },
+            ],
+        }
+        for k, (temperature, change) in enumerate(zip(temperatures_K, changes, strict=True))
+    ]
+    return _slider("temperature", steps, active, 52 + SLIDER_PX)

@@ -1,0 +1,5 @@
+"""Being written."""
+
+import streamlit as st
+
+st.caption("Being written.")

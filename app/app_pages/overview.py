@@ -1,0 +1,222 @@
+"""Overview: which runs there are, how far each is, and what distillation did in one of them, down to the examples.
+
+The headline is a point and an interval over seeds for each task; the ledger below is the same difference counted in
+examples, and each of its segments opens them.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+
+import numpy as np
+import pyarrow as pa
+import streamlit as st
+
+from app import links, show, state
+from app.progress import STATUS_WORDS, ago, stage_strip
+from core.plots.comparisons import Interval, points_and_intervals
+from core.plots.ledger import LedgerRow, flip_ledger
+from core.store import Run
+from core.tasks import Task
+from core.views import cohorts, results
+from core.views.derived import COHORTS, cohort_codes
+from core.views.filters import Filter
+from core.views.table import BASELINE, DEFAULT_STUDENT, TaskTable
+
+METRICS = {  # name -> words, unit, factor, digits
+    "score": ("Score", "score (points)", 100, 1),
+    "kl_truth": ("Distance to truth", "KL to the truth (nats)", 1, 3),
+    "nll": ("Log loss", "negative log-likelihood (nats)", 1, 3),
+    "ece": ("Calibration error", "expected calibration error (points)", 100, 1),
+}
+GROUPS = {"single": "single MT-DNN", "teachers": "teachers", BASELINE: "student, no KD", DEFAULT_STUDENT: "student, KD"}
+ROLES = {"teachers": "member", "ensemble": "teacher", "student, no KD": "hard", "student, KD": "student"}
+
+
+def named(group: str, found: results.Results) -> str | None:
+    """The group's name in the headline; None: it is a control or a way of combining that is not taught."""
+    return "ensemble" if group == found.models.taught_by else GROUPS.get(group)
+
+
+def comparable(line: results.Line, found: results.Results, metric: str) -> bool:
+    """Nats of a density over scores do not mix with nats over classes; scores do, by GLUE's custom."""
+    kinds = {found.tasks[name].kind == "regression" for name in line.tasks}
+    return metric == "score" or kinds == {False}
+
+
+def value(mean: float, se: float, factor: int, digits: int, *, sign: bool = False) -> str:
+    text = f"{factor * mean:+.{digits}f}" if sign else f"{factor * mean:.{digits}f}"
+    return text if math.isnan(se) else f"{text} ± {factor * se:.{digits}f}"
+
+
+def tiles(line: results.Line, found: results.Results, metric: str) -> None:
+    """The four numbers of the comparison, on the average over tasks."""
+    _, _, factor, digits = METRICS[metric]
+    shown = {named(group, found): mean for group, mean in line.groups.items() if named(group, found)}
+    order = ("single MT-DNN", "teachers", "ensemble", "student, no KD", "student, KD")
+    with st.grid(5, min_column_width=150, gap="small"):
+        for name in (name for name in order if name in shown):
+            mean = shown[name]
+            delta = None
+            if name == "student, KD" and line.difference is not None:
+                d = line.difference
+                delta = f"{factor * d.mean:+.{digits}f}"
+                words = f"± {factor * d.se:.{digits}f} to no KD: {d.verdict}" if d.n > 1 else "one seed shows nothing"
+            st.metric(
+                name[0].upper() + name[1:],
+                value(mean.mean, mean.se, factor, digits),
+                delta,
+                delta_color=_colour(line) if delta else "normal",
+                delta_description=words if delta else f"n = {mean.n}" if mean.n > 1 else "one model",
+                border=True,
+                height="stretch",
+            )
+
+
+def _colour(line: results.Line) -> str:
+    assert line.difference is not None
+    if line.difference.verdict not in ("better", "worse"):
+        return "off"
+    return "normal" if (line.difference.verdict == "better") == (line.difference.mean > 0) else "inverse"
+
+
+def headline(run: Run, task: Task, split: str, metric: str) -> None:
+    """Values on the left, what distillation changed on the right; a click on a point opens its task's examples."""
+    found = results.read_results(run)
+    lines = [line for line in results.headline(found, metric=metric, split=split) if comparable(line, found, metric)]
+    if not lines:
+        show.empty(
+            "No such number here",
+            f"No task of this run has {METRICS[metric][1]} on split {split}. Choose another metric or split.",
+        )
+        return
+    average = next((line for line in lines if line.is_average), lines[0])
+    of = f"{len(average.tasks)} tasks {average.name}" if average.is_average else average.name
+    st.caption(f"Mean ± standard error over {show.literal(of)}, split {show.literal(split)}.")
+    tiles(average, found, metric)
+
+    _, unit, factor, digits = METRICS[metric]
+    rows, changes, where = [], [], []
+    for line in lines:
+        for group, (mean, se, n) in line.groups.items():
+            name = named(group, found)
+            if name is not None:
+                mean, half = factor * mean, 2 * factor * se
+                rows.append(Interval(line.name, name, mean, mean - half, mean + half, n))
+                where.append(line)
+        if line.difference is not None:
+            d = line.difference
+            half = 2 * d.se
+            changes.append(
+                Interval(
+                    line.name, "KD minus no KD", *(factor * x for x in (d.mean, d.mean - half, d.mean + half)), d.n
+                )
+            )
+    left, right = st.columns([3, 2], gap="medium")
+    with left:
+        st.subheader("Who is how good", anchor=False)
+        fig = points_and_intervals(rows, metric=f"{unit}, bars are two standard errors", roles=ROLES, digits=digits)
+        chosen = show.clicked(show.figure(fig, key=f"headline-{metric}", on_select="rerun"))
+        if chosen is not None and not where[chosen].is_average:
+            links.open_explore(run, where[chosen].tasks[0], Filter(split=split))
+        st.caption("A click on a point opens the examples of its task.")
+    with right:
+        st.subheader("What distillation changed", anchor=False)
+        if changes:
+            fig = points_and_intervals(
+                changes, metric=unit, zero_line=True, roles={"KD minus no KD": "student"}, digits=digits
+            )
+            fig.update_layout(showlegend=False)
+            show.figure(fig, key=f"change-{metric}")
+        else:
+            show.empty("No difference to show", "It needs one student with and one without distillation, of one seed.")
+        behind(run, task, split)
+
+
+def behind(run: Run, task: Task, split: str) -> None:
+    """The same difference, counted in examples of one task."""
+    st.subheader(f"The examples behind it: {show.literal(task.name)}", anchor=False)
+    with state.guarded("The examples cannot be read"):
+        table = state.current_table(run, task, split)
+        rows = ledger_rows(table)
+        selection = show.figure(flip_ledger(rows), key="ledger", on_select="rerun")
+        cohort = show.clicked(selection)
+        if cohort is not None:  # the points of the net gain carry none
+            links.open_explore(run, task, Filter(split=split, cohort=COHORTS[cohort]))
+        counts = cohorts.ledger(table).counts
+        with st.container(horizontal=True, gap="small"):
+            for name in ("taught", "surpassed", "mis-taught", "lost"):
+                links.explore_link(f"{name} · {counts[name]:,}", run, task, Filter(split=split, cohort=name))
+
+
+def ledger_rows(table: TaskTable) -> list[LedgerRow]:
+    """A row a seed and, for several, one of the means over seeds, which is what the links count."""
+    rows = []
+    teacher_N, gold_N = table.is_right("teacher"), table.has_gold
+    pairs = cohorts.seed_pairs(table)
+    if len(pairs) > 1:
+        whole = cohorts.ledger(table)
+        rows.append(LedgerRow("mean of seeds", whole.counts, whole.net.low, whole.net.high))
+    for seed, (plain, taught) in list(pairs.items())[:6]:
+        codes = cohort_codes(teacher_N, table.is_right(plain), table.is_right(taught))[gold_N]
+        counts = dict(zip(COHORTS, np.bincount(codes, minlength=len(COHORTS)).tolist(), strict=True))
+        net = cohorts.net_gain(counts)
+        rows.append(LedgerRow(f"seed {seed}", counts, net.low, net.high))
+    return rows
+
+
+@st.fragment(run_every=3)
+def live(folder: str, name: str) -> None:
+    """Redrawn every three seconds while the run is being made."""
+    stage_strip(folder, name)
+
+
+# ---- the page ------------------------------------------------------------------------------------------------------
+run = state.current_run()
+folder = str(state.runs_folder())
+runs = state.known_runs(folder)
+summary = next((summary for summary in runs if summary.name == run.path.name), None)
+if summary is not None and summary.status == "in progress":
+    live(folder, summary.name)
+else:
+    stage_strip(folder, run.path.name)
+
+main, below = st.container(), st.container()
+with below:
+    st.subheader("All runs", anchor=False)
+    now = time.time()
+    listed = pa.table(
+        {
+            "run": [one.name for one in runs],
+            "state": [STATUS_WORDS[one.status] for one in runs],
+            "stages": [one.stages_done / one.stages_total if one.stages_total else None for one in runs],
+            "preset": [one.preset or "" for one in runs],
+            "tasks": [list(one.tasks) for one in runs],
+            "last line of its log": [ago(one.last_log_seconds, now) for one in runs],
+            "remark": [one.error or "" for one in runs],
+        }
+    )
+    event = st.dataframe(
+        listed,
+        key=f"runs-{hash(tuple(one.name for one in runs))}",
+        hide_index=True,
+        on_select="rerun",
+        selection_mode="single-row",
+        column_config={"stages": st.column_config.ProgressColumn(format="percent", min_value=0, max_value=1)},
+        column_order=[name for name in listed.column_names if name != "remark" or any(one.error for one in runs)],
+        alt=f"{len(runs)} runs with their state and progress",
+    )
+    picked = event["selection"]["rows"]
+    if picked and runs[picked[0]].name != run.path.name:
+        state.set_query(run=runs[picked[0]].name, task=None, split=None)
+        st.rerun()
+
+with main:
+    task = state.current_task(run)
+    split = state.current_split(run, task)
+    metric = state.choice(
+        "Metric", list(METRICS), key="metric", default="score", kind="segmented", words=lambda name: METRICS[name][0]
+    )
+    with state.guarded("No results yet"):
+        headline(run, task, split, metric)

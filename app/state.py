@@ -1,0 +1,270 @@
+"""What a page is about: the run, the task, the split and the table behind them, all from the URL.
+
+The URL is the state. A widget here shows a parameter and writes it when it is changed; nothing is bound by Streamlit
+itself (`bind=`), because a bound parameter cannot be set by a link between pages, and an invalid value vanishes without
+a word. What an URL does not say, the session remembers from the page before, and it is written into the URL, so that an
+address can always be copied.
+
+Pages call, in this order, `current_run`, `current_task`, `current_split`, `current_table`; all but the last stop the
+page with a sentence where there is nothing to show.
+
+Nothing here can reach a file outside the folder of runs: names from the URL go through `open_run`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
+
+from app import show
+from core.store import Run
+from core.tasks import Task, did_you_mean
+from core.views import NotDefined
+from core.views.catalogue import RunSummary, find_runs, open_run, tasks_of_run
+from core.views.results import read_results
+from core.views.table import TaskTable, fingerprint, load_table, splits_of
+
+ROOT = Path(__file__).resolve().parents[1]
+DEMO = "make run"
+GLOBAL = ("run", "task", "split")
+T = TypeVar("T")
+
+# The row beside the page's title; set by the entry script in each of its runs.
+HEADER: ContextVar[DeltaGenerator | None] = ContextVar("header", default=None)
+
+
+# ---- runs ----------------------------------------------------------------------------------------------------------
+def runs_folder(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = None) -> Path:
+    """Where runs are: `streamlit run app/streamlit_app.py -- --runs FOLDER`, else DARKROOM_RUNS, else runs/.
+
+    Relative folders are meant from the project's root, as in the notebooks.
+    """
+    argv = sys.argv if argv is None else argv
+    environ = os.environ if environ is None else environ
+    given = environ.get("DARKROOM_RUNS") or "runs"
+    for i, word in enumerate(argv):
+        if word == "--runs" and i + 1 < len(argv):
+            given = argv[i + 1]
+        elif word.startswith("--runs="):
+            given = word.removeprefix("--runs=")
+    return ROOT / given
+
+
+@st.cache_data(ttl=3, max_entries=4, show_spinner=False)
+def known_runs(folder: str) -> list[RunSummary]:
+    """The runs of a folder, newest first; read again after three seconds."""
+    return find_runs(folder)
+
+
+def current_run() -> Run:
+    """The run of the URL's `run`, else the session's, else the newest; with its selector in the header. Stops the page
+    where there is no run, no such run, or one that cannot be read."""
+    folder = runs_folder()
+    runs = known_runs(str(folder))
+    if not runs:
+        show.empty(
+            "No runs yet",
+            f"The folder {folder} holds no run. This makes one in some minutes, with no data to download:",
+            DEMO if folder == ROOT / "runs" else f"python -m core run --preset demo --out {folder / 'demo'}",
+            icon=":material/science:",
+        )
+        st.stop()
+    names = [run.name for run in runs]
+    readable = [run.name for run in runs if run.status != "unreadable"]
+    name = _chosen_in_header("run", "Run", names, default=(readable or names)[0])
+    try:
+        return open_run(folder, name)
+    except (ValueError, OSError) as error:
+        said = show.taken_apart(str(error))
+        show.empty("This run cannot be shown", said.words, said.command, icon=":material/error:")
+        st.stop()
+
+
+def current_task(run: Run, *, classes_only: bool = False) -> Task:
+    """The task of the URL's `task`. `classes_only` leaves regressions out, for views of distributions. Stops the page
+    for a task that the run does not have."""
+    tasks = tasks_of_run(run)
+    fit = {name: task for name, task in tasks.items() if not (classes_only and task.kind == "regression")}
+    if not fit:
+        show.empty("No task with classes", "Every task of this run is a regression; this view is about distributions.")
+        st.stop()
+    wanted = _wanted("task")
+    if wanted in tasks and wanted not in fit:
+        st.caption(f"{show.literal(wanted)} is a regression and has no distributions over classes; here is another.")
+        st.query_params.pop("task", None)
+        st.session_state.pop("state-task", None)
+    default = max(fit, key=lambda name: (fit[name].has_teacher, min(fit[name].n_outputs, 3)))
+    return fit[_chosen_in_header("task", "Task", list(fit), default=default)]
+
+
+def current_split(run: Run, task: Task) -> str:
+    """The split of the URL's `split`, else the one that the run reports. Stops the page where the task has no
+    examples yet."""
+    try:
+        splits = list(splits_of(run, task.name))
+    except (ValueError, OSError) as error:
+        said = show.taken_apart(str(error))
+        show.empty("No examples yet", said.words, said.command, icon=":material/hourglass_empty:")
+        st.stop()
+    order = ("test", "test_mm", "dev", "dev_mm", "selection", "train")
+    splits.sort(key=lambda name: order.index(name) if name in order else len(order))
+    reported = reported_split(run)
+    default = reported if reported in splits else next((name for name in ("test", "dev") if name in splits), splits[0])
+    # Splits differ from task to task, so a remembered one that is not here is no mistake of anybody.
+    if "split" not in st.query_params and st.session_state.get("state-split") not in splits:
+        st.session_state.pop("state-split", None)
+    return _chosen_in_header("split", "Split", splits, default=default)
+
+
+def reported_split(run: Run) -> str:
+    """The split of the run's own results table."""
+    manifest = run.manifest()
+    split = (manifest.get("config") or {}).get("evaluate", {}).get("split")
+    if split:
+        return str(split)
+    try:
+        return read_results(run).split
+    except (ValueError, OSError):
+        return "test"
+
+
+def current_table(run: Run, task: Task, split: str) -> TaskTable:
+    """The table, from the cache while no file of it has changed. Raises as `load_table`: call it in `guarded()`."""
+    return _table(str(run.path.resolve()), task.name, split, fingerprint(run, task.name))
+
+
+# One table holds its logits once they are read: 12 MB a model for a million rows of three classes. Few are kept.
+@st.cache_resource(max_entries=6, show_spinner="Reading examples and predictions")
+def _table(path: str, task: str, split: str, mark: str) -> TaskTable:
+    return load_table(Run(path), task, split)
+
+
+# ---- errors --------------------------------------------------------------------------------------------------------
+@contextmanager
+def guarded(title: str = "This cannot be shown") -> Iterator[None]:
+    """Turns an error of core into a sentence with the next command, in place of what the block would have drawn.
+    What is not defined for a task or run (`NotDefined`) is no error and looks like none."""
+    try:
+        yield
+    except NotDefined as reason:
+        show.empty("Not defined here", reason, icon=":material/do_not_disturb_on:")
+    except (ValueError, OSError) as error:
+        said = show.taken_apart(str(error))
+        show.empty(title, said.words, said.command, icon=":material/error:")
+
+
+# ---- choices in the URL --------------------------------------------------------------------------------------------
+def choice(
+    label: str,
+    options: Sequence[T],
+    *,
+    key: str,
+    default: T,
+    kind: Literal["select", "segmented"] = "select",
+    name: Callable[[T], str] = str,
+    words: Callable[[T], str] = str,
+    help: str | None = None,
+    **more: Any,
+) -> T:
+    """A widget of one choice that lives in the URL's parameter `key`; the default leaves the URL. `name` is what
+    stands in the URL, `words` what is shown. A value that is no option gives a sentence, and the default.
+
+    Example: `metric = choice("Metric", ["score", "nll"], key="metric", default="score", kind="segmented")`.
+    """
+    options = list(options)
+    by_name = {name(option): option for option in options}
+    text = st.query_params.get(key)
+    if text is not None and text not in by_name:
+        st.caption(f"{show.literal(key)}={show.literal(text)} in the link is not known here; shown is the default.")
+        text = None
+    widget, wanted = f"choice-{key}", by_name[text] if text is not None else default
+    st.session_state[widget] = wanted
+
+    def changed() -> None:
+        value = st.session_state[widget]
+        if value is None or value == default:
+            st.query_params.pop(key, None)
+        else:
+            st.query_params[key] = name(value)
+
+    draw: Any = {"select": st.selectbox, "segmented": st.segmented_control}[kind]
+    if kind == "segmented":
+        more["required"] = True
+    chosen = draw(label, options, format_func=words, key=widget, on_change=changed, help=help, **more)
+    return wanted if chosen is None else chosen
+
+
+def set_query(**values: str | None) -> None:
+    """Writes parameters into the URL; None removes one."""
+    for key, value in values.items():
+        if value is None:
+            st.query_params.pop(key, None)
+        elif st.query_params.get(key) != value:
+            st.query_params[key] = value
+
+
+def _wanted(key: str) -> str | None:
+    """What the URL says, else what this session looked at last."""
+    return st.query_params.get(key, st.session_state.get(f"state-{key}"))
+
+
+def _chosen_in_header(key: str, label: str, options: list[str], *, default: str) -> str:
+    """One of the three selectors that all pages share. Stops the page where the URL names something else."""
+    header = HEADER.get() or st.container(horizontal=True)
+    wanted, widget = _wanted(key), f"header-{key}"
+    from_url = key in st.query_params
+    if wanted not in options and not from_url:
+        wanted = default
+    if wanted in options or widget in st.session_state:
+        st.session_state[widget] = wanted if wanted in options else None
+    header.selectbox(
+        label,
+        options,
+        index=0 if wanted in options else None,  # None lets it be cleared, which means nothing here
+        key=widget,
+        on_change=_header_changed,
+        args=(key,),
+        placeholder="Choose",
+    )
+    if wanted not in options:
+        known = ", ".join(options[:12]) + (" ..." if len(options) > 12 else "")
+        near = did_you_mean(str(wanted), options).strip(" ;.") or ""
+        near = near + " " if near else ""
+        show.empty(
+            f"The link names the {key} '{wanted}', which is not here",
+            f"{near}Known: {known}. Choose one above.",
+            icon=":material/link_off:",
+        )
+        st.stop()
+    assert wanted is not None
+    st.session_state[f"state-{key}"] = wanted
+    if not from_url:
+        st.query_params[key] = wanted
+    return wanted
+
+
+def _header_changed(key: str) -> None:
+    """What depends on the old choice leaves the URL: a filter's labels are of one task, an example is of one split."""
+    value = st.session_state[f"header-{key}"]
+    if value is None:
+        return
+    kept = {name: st.query_params[name] for name in GLOBAL[: GLOBAL.index(key)] if name in st.query_params}
+    if key == "split":
+        kept |= {name: text for name, text in st.query_params.items() if name not in ("ex", "pin", "page", "id")}
+    elif key == "run" and "task" in st.query_params:
+        kept["task"] = st.query_params["task"]
+    for name in [name for name in st.query_params if name not in kept]:
+        st.query_params.pop(name)
+    st.query_params[key] = value
+    # A task or split that the other run does not have is looked up afresh there.
+    if key == "run" and "task" in kept:
+        st.session_state["state-task"] = kept["task"]
+        st.query_params.pop("task")

@@ -1,0 +1,47 @@
+"""The dashboard's entry: `make app`, or `streamlit run app/streamlit_app.py -- --runs FOLDER`.
+
+It draws the title's row and hands over to the page. Only try_it imports torch, and not before it is asked.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import streamlit as st
+
+# `streamlit run` puts this folder on the path; pages import `app` and `core` from the one above.
+if (root := str(Path(__file__).resolve().parents[1])) not in sys.path:
+    sys.path.insert(0, root)
+
+from app.state import HEADER
+
+# File, title, icon, question. The order is that of looking: what is there, which examples, why.
+PAGES = [
+    ("overview", "Overview", "monitoring", "Which runs are there, how far are they, and does the student learn?"),
+    ("explore", "Explore", "filter_alt", "Which examples? Filters, a density of all rows, and their table."),
+    ("example", "Example", "article", "Who said what about one example, and where did the student land?"),
+    ("loss_lab", "Loss lab", "science", "What do the gold label and the teachers each ask of the student?"),
+    ("ensemble", "Ensemble", "hub", "Who agrees with whom, and whom does the student follow?"),
+    ("dark_knowledge", "Dark knowledge", "dark_mode", "Which part of what the teachers say does the student learn?"),
+    ("calibration", "Calibration", "target", "Is it as sure as it is right, and whose doubts does it inherit?"),
+    ("try_it", "Try it", "edit_note", "What do teachers and students say about your own text?"),
+    ("runs", "Runs", "list_alt", "How did a run go, and what sets two runs apart?"),
+]
+
+# The emoji is the favicon: an icon of a page would be fetched from outside.
+HERE = Path(__file__).resolve().parent
+st.set_page_config(page_title="Darkroom", page_icon="🎞️", layout="wide")
+pages = [
+    st.Page(file, title=title, icon=f":material/{icon}:", help=question, default=name == "overview")
+    for name, title, icon, question in PAGES
+    if (file := HERE / "app_pages" / f"{name}.py").exists()
+]
+page = st.navigation(pages, position="top")
+question = next(question for _, title, _, question in PAGES if title == page.title)
+header = st.container(horizontal=True, vertical_alignment="bottom")
+with header.container(width="stretch", gap=None):
+    st.title(page.title, anchor=False)
+    st.caption(question)
+HEADER.set(header.container(horizontal=True, width=560, gap="small"))
+page.run()
