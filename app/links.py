@@ -69,5 +69,5 @@ def open_explore(run: Run, task: Task | str, filter_: Filter) -> NoReturn:
     st.switch_page(EXPLORE, query_params=explore_query(run, task, filter_))
 
 
-def open_example(run: Run, task: Task | str, example_id: str, filter_: Filter) -> NoReturn:
-    st.switch_page(EXAMPLE, query_params=example_query(run, task, example_id, filter_))
+def open_example(run: Run, task: Task | str, example_id: str, filter_: Filter, **view: str) -> NoReturn:
+    st.switch_page(EXAMPLE, query_params=example_query(run, task, example_id, filter_, **view))

@@ -240,6 +240,32 @@ def plain(text: str) -> str:
     return "".join(f"&#{ord(letter)};" if letter in "\\`*_{}[]()#+!|$~^" else letter for letter in line)
 
 
+def run_config(run: Run) -> Config:
+    """The config that the run stored."""
+    return validated(run.manifest()["config"])
+
+
+def card(table: TaskTable, row: int) -> Any:
+    """Who says what about one example: a figure with every voice that the table has."""
+    from core.plots.cards import distribution_card, value_card
+
+    students = {role: list(table.students.get(variant, {}).values()) for role, variant in (("student", "kd"), ("hard", "hard"))}
+    if table.is_regression:
+        said: dict[str, Any] = {f"{role}_S": [table.outputs(name)[row] for name in names] for role, names in students.items() if names}
+        if table.has_teacher:
+            said |= {"teacher": table.values("teacher")[row], "members_M": [table.outputs(name)[row] for name in table.members]}
+        truth = {} if table.truth_N is None else {"truth_mean": table.truth_N[row], "truth_std": table.truth_std_N[row]}
+        return value_card(value_range=table.task.score_range, gold=float(table.gold_N[row]), **said, **truth)
+    said = {f"{role}_SC": [table.probs(name)[row] for name in names] for role, names in students.items() if names}
+    if table.has_teacher:
+        said |= {"teacher_C": table.probs("teacher")[row], "members_MC": [table.probs(name)[row] for name in table.members]}
+    for name, known_NC in (("truth_C", table.truth_NC), ("humans_C", table.humans_NC)):
+        if known_NC is not None and np.isfinite(known_NC[row]).all():
+            said[name] = known_NC[row]
+    gold = int(table.gold_N[row])
+    return distribution_card(table.task.labels, **said, gold_index=gold if gold >= 0 else None)
+
+
 # ---- what it says --------------------------------------------------------------------------------------------------
 def pick_task(run: Run, name: str | None) -> Task:
     """The task that a notebook looks at, and says so: `name`, or the first with a teacher and three classes or more

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ORDER = """
     __init__ tasks sections checks config presets calibration metric_inputs metrics comparisons ensemble
     combining targets selection synthetic store
-    plan report views refit
+    plan report views plots refit
     ---- above this line: no torch ----
     readers columns data device tokens batching losses heads encoder model optim predict train
     rtd pretrain stages workers progress pipeline cost ask notebook notebooks cli __main__

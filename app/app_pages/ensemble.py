@@ -1,4 +1,4 @@
-"""Ensemble: who agrees with whom, where the mean's doubt comes from, what size and strategy bring, whom students follow.
+"""Ensemble: who agrees with whom, where its doubt comes from, what size and strategy bring, whom students follow.
 
 Everything is computed from stored logits. What has to be fitted (weights, temperatures) is fitted on the selection
 split and scored on the one that is shown, as in the pipeline.
@@ -17,7 +17,7 @@ import streamlit as st
 from app import links, show
 from app.state import choice, current_run, current_split, current_table, current_task, guarded
 from core.calibration import FloatArray, nll_N
-from core.combining import FITTED, MAX_SUBSETS, MIN_ROWS, apply_recipe, fit_recipe, size_curve
+from core.combining import FITTED, MAX_SUBSETS, MIN_ROWS, apply_recipe, fit_recipe
 from core.ensemble import STRATEGIES, disagreement_N, jensen_gap_N, q_statistic
 from core.metrics import Score, evaluate
 from core.plots import ensembles as plots
@@ -31,7 +31,7 @@ from core.views.counts import confusion
 from core.views.distances import mean_interval
 from core.views.ensembles import agreement, closest_member, leave_one_out, uncertainty
 from core.views.filters import Filter
-from core.views.table import BASELINE, DEFAULT_STUDENT, TaskTable, require_members
+from core.views.table import BASELINE, DEFAULT_STUDENT, TaskTable, fingerprint, require_members
 from core.views.transfer import share_of
 
 VIEWS = {
@@ -65,16 +65,16 @@ def who_agrees(table: TaskTable) -> None:
     found = agreement(table, voices)
     diversity(table)
     pairs = {
-        (voices[i], voices[j]): found.share[i, j] for i, j in combinations(range(len(voices)), 2) if found.n[i, j] > 0
+        (voices[i], voices[j]): found.share[i, j]
+        for i, j in combinations(range(len(voices)), 2)
+        if found.n[i, j] > 0 and "gold" not in (voices[i], voices[j])
     }
-    models_only = {pair: share for pair, share in pairs.items() if "gold" not in pair}
-    if models_only:
-        (a, b), top = max(models_only.items(), key=lambda item: item[1])
-        (c, d), low = min(models_only.items(), key=lambda item: item[1])
+    if pairs:
+        (top, high), *_, (bottom, low) = sorted(pairs.items(), key=lambda item: -item[1]) * 2
+        a, b, c, d = (f"**{show.literal(voice)}**" for voice in (*top, *bottom))
         st.markdown(
-            f"Most alike are **{show.literal(a)}** and **{show.literal(b)}** ({top:.0%} the same answers), least alike "
-            f"**{show.literal(c)}** and **{show.literal(d)}** ({low:.0%}). The row of gold is accuracy. Click a cell to "
-            "see where the two part."
+            f"Most alike are {a} and {b} ({high:.0%} the same answers), least alike {c} and {d} ({low:.0%}). The row of "
+            "gold is accuracy. Click a cell to see where the two part."
         )
     selection = show.figure(agreement_matrix(found.share, voices), key=f"agree-{everyone}", on_select="rerun")
     cell = show.clicked(selection)
@@ -106,11 +106,14 @@ def diversity(table: TaskTable) -> None:
         "Q-statistic", f"{q:.2f}" if np.isfinite(q) else "not defined", help="Yule's Q of being right: 0 when errors "
         "are independent, near 1 when members are wrong on the same examples, below 0 when on different ones.",
     )  # fmt: skip
-    if np.isfinite(q):
-        same = "mostly the same errors" if q > 0.7 else "partly the same errors" if q > 0.2 else "different errors"
+    known_N = table.has_gold
+    if known_N.any() and table.has_teacher:
+        right_Mn = np.stack([table.is_right(name)[known_N] for name in members]).mean(axis=0)
+        gain = mean_interval(table.is_right("teacher")[known_N] - right_Mn)
         st.markdown(
-            f"The {len(members)} teachers answer differently in {apart.value:.0%} of their pairs and make **{same}** "
-            f"(Q {q:.2f}): {'averaging has little to correct' if q > 0.7 else 'averaging has something to correct'}."
+            f"The teachers answer differently in {apart.value:.0%} of their pairs; their mean is "
+            f"**{signed(100 * gain.value)} points** [{signed(100 * gain.low)}, {signed(100 * gain.high)}] more accurate "
+            "than one of them on average. That is what their differences are worth."
         )
 
 
@@ -170,22 +173,17 @@ def doubt(table: TaskTable) -> None:
     top = max(1, len(found.rows) // 10)
     limit = float(found.information[top - 1])
     above = Filter(split=table.split).with_range("mutual_information", low=limit)
-    links.explore_link(f"Open the tenth with the most disagreement ({limit:.2f} nats or more)", run, task, above)
+    links.explore_link(
+        f"Open the tenth with the most disagreement ({limit:.2f} nats or more)", table.run, table.task, above
+    )
 
 
 # ---- size and strategy ---------------------------------------------------------------------------------------------
-def pools(table: TaskTable) -> dict[str, tuple[str, ...]]:
-    """Sets of models that can be combined: the ensemble's own, and the multi-task members."""
-    members = tuple(name for name in table.models.of_kind("member", table.task.name) if table.has(name))
-    found = {"teachers": table.members, "members": members}
-    return {name: models for name, models in found.items() if len(models) > 1 and (name == "teachers" or models)}
-
-
 def size_and_strategy(table: TaskTable) -> None:
-    found = pools(table)
+    members = tuple(name for name in table.models.of_kind("member", table.task.name) if table.has(name))
+    found = {name: of for name, of in (("teachers", table.members), ("members", members)) if len(of) > 1}
     if not found:
         require_members(table, "an ensemble's size")
-        raise NotDefined("Fewer than two models can be combined here.")
     with st.container(horizontal=True, vertical_alignment="bottom"):
         pool = choice(
             "Of", list(found), key="pool", default=next(iter(found)), kind="segmented",
@@ -195,43 +193,37 @@ def size_and_strategy(table: TaskTable) -> None:
         metric = choice("Metric", metrics, key="metric", default="score", kind="segmented", words=METRICS.__getitem__)
     if not table.has_gold.any():
         raise NotDefined(f"Split '{table.split}' of task '{table.task.name}' has no gold to score an ensemble with.")
-    mark = (str(table.run.path), table.task.name, table.split, table.teacher_in_words, *found[pool])
+    # The fingerprint changes with every file of the task: an answer of another run's files is never shown.
+    mark = (str(table.run.path), fingerprint(table.run, table.task.name), table.split, *found[pool])
     sizes(table, found[pool], metric, mark)
-    compare_strategies(table, found[pool], metric, mark)
+    compare_strategies(table, found[pool], mark)
 
 
 @st.cache_data(max_entries=30, show_spinner="Scoring every subset of members")
 def subset_scores(_table: TaskTable, models: tuple[str, ...], mark: Any) -> list[tuple[int, str, dict[str, float]]]:
-    """(size, names, scores) of the mean of every subset, where a size has no more than MAX_SUBSETS of them."""
+    """(size, names, scores) of the mean of every subset, as `core.combining.size_curve` averages them; of a size with
+    more than MAX_SUBSETS only the first members."""
     logits, known, found = [_table.outputs(name) for name in models], known_of(_table), []
     for k in range(1, len(models) + 1):
-        if comb(len(models), k) <= MAX_SUBSETS:
-            for chosen in combinations(range(len(models)), k):
-                mean_NC = STRATEGIES["mean_probs"](np.stack([logits[i] for i in chosen]).astype(np.float64))
-                scores = evaluate(_table.task, outputs=mean_NC, resamples=1, **known)
-                found.append((k, ", ".join(models[i] for i in chosen), {m: s.value for m, s in scores.items()}))
+        first = combinations(range(len(models)), k) if comb(len(models), k) <= MAX_SUBSETS else [tuple(range(k))]
+        for chosen in first:
+            mean_NC = STRATEGIES["mean_probs"](np.stack([logits[i] for i in chosen]).astype(np.float64))
+            scores = evaluate(_table.task, outputs=mean_NC, resamples=1, **known)
+            found.append((k, ", ".join(models[i] for i in chosen), {m: s.value for m, s in scores.items()}))
     return found
-
-
-@st.cache_data(max_entries=30, show_spinner=False)
-def first_members(_table: TaskTable, models: tuple[str, ...], mark: Any) -> list[dict[str, Any]]:
-    return size_curve(_table.task, [_table.outputs(name) for name in models], known_of(_table))
 
 
 def sizes(table: TaskTable, models: tuple[str, ...], metric: str, mark: Any) -> None:
     rows = [
         (k, names, 100 * scores[metric]) for k, names, scores in subset_scores(table, models, mark) if metric in scores
     ]
-    student = None
-    if DEFAULT_STUDENT in table.students:
-        of_seeds = [
-            evaluate(table.task, outputs=table.outputs(name), resamples=1, **known_of(table))[metric].value
-            for name in table.students[DEFAULT_STUDENT].values()
-        ]
-        student = 100 * float(np.mean(of_seeds))
-    curve = first_members(table, models, mark)
+    of_seeds = [
+        evaluate(table.task, outputs=table.outputs(name), resamples=1, **known_of(table))[metric].value
+        for name in table.students.get(DEFAULT_STUDENT, {}).values()
+    ]
+    student = 100 * float(np.mean(of_seeds)) if of_seeds else None
     one, every = (float(np.mean([score for k, _, score in rows if k == size])) for size in (1, len(models)))
-    before = 100 * curve[-2][metric]
+    before = next(score for _, names, score in rows if names == ", ".join(models[:-1]))
     st.markdown(
         f"One of {len(models)} has **{one:.1f}** on average, all together **{every:.1f}**; the last one added, "
         f"{show.literal(models[-1])}, brings {signed(every - before)}."
@@ -251,14 +243,10 @@ def strategy_scores(
     for strategy in (*STRATEGIES, *FITTED):
         if strategy in FITTED and _fit is None:
             continue
-        logits, gold_N, split = (
-            (shown, _table.gold_N, "none")
-            if _fit is None or strategy not in FITTED
-            else ([_fit.outputs(name) for name in models], _fit.gold_N, _fit.split)
-        )
+        source = _table if _fit is None or strategy not in FITTED else _fit
         recipe = fit_recipe(
-            strategy, logits, gold_N, label_names_per_member=names, split=split, reported_split=_table.split,
-            exchangeable=_table.task.kind == "ranking",
+            strategy, [source.outputs(name) for name in models], source.gold_N, label_names_per_member=names,
+            split=source.split, reported_split=_table.split, exchangeable=_table.task.kind == "ranking",
         )  # fmt: skip
         made_NC = apply_recipe(recipe, shown, label_names_per_member=names)
         scores[strategy] = evaluate(_table.task, outputs=made_NC, resamples=400, **known_of(_table))
@@ -269,7 +257,7 @@ def strategy_scores(
     return scores, each, notes
 
 
-def compare_strategies(table: TaskTable, models: tuple[str, ...], metric: str, mark: Any) -> None:
+def compare_strategies(table: TaskTable, models: tuple[str, ...], mark: Any) -> None:
     st.subheader("Ways to combine them", anchor=False)
     fit = fit_table(table, models)
     scores, each, notes = strategy_scores(table, fit, models, (*mark, fit.split if fit else "no fit"))
@@ -277,21 +265,18 @@ def compare_strategies(table: TaskTable, models: tuple[str, ...], metric: str, m
     chosen = own.get(table.models.taught_by or "", {}).get("strategy", "")
     best = max(scores, key=lambda name: scores[name]["score"].value)
     gain = mean_interval(each[best][0] - each["mean_probs"][0])
-    better = [name for name in scores if name != "mean_probs" and _clear(each[name][1] - each["mean_probs"][1]) < 0]
-    if best == "mean_probs":
-        words = "No strategy has a higher score than the plain mean of probabilities."
-    else:
-        verdict = "no difference" if gain.low <= 0 <= gain.high else "a difference"
+    lower = {name: mean_interval(each[name][1] - each["mean_probs"][1]).high for name in scores if name != "mean_probs"}
+    better = [WORDS[name] for name, high in lower.items() if high < 0]
+    words = "No strategy has a higher score than the plain mean of probabilities."
+    if best != "mean_probs":
+        verdict = (
+            "no difference" if gain.low <= 0 else "better, though it was picked as the first of many on this split"
+        )
         words = (
             f"First is **{WORDS[best]}**: {signed(100 * gain.value)} points of accuracy against the plain mean "
             f"[{signed(100 * gain.low)}, {signed(100 * gain.high)}], {verdict}."
         )
-    words += (
-        f" A lower NLL than the plain mean, beyond its interval: {', '.join(WORDS[name] for name in better)}."
-        if better
-        else " None has a lower NLL beyond its interval."
-    )
-    st.markdown(words)
+    st.markdown(f"{words} A lower NLL than the plain mean, beyond its interval: {', '.join(better) or 'none'}.")
     rows = [("", WORDS[name], *(100 * v for v in of["score"][:3]), of["score"].n) for name, of in scores.items()]
     show.figure(
         strategies_figure(rows, metric=METRICS["score"], chosen=WORDS.get(chosen, "")), key=f"strategies-{mark[-1]}"
@@ -307,8 +292,8 @@ def compare_strategies(table: TaskTable, models: tuple[str, ...], metric: str, m
     )  # fmt: skip
     why = "" if fit is not None else " Fitted strategies need a labelled split that is neither shown nor trained on."
     st.caption(
-        f"Scored on {table.split}, 95 % bootstrap intervals over the same resamples of examples; a higher score and lower "
-        f"NLL, KL and ECE are better. Geometric mean and mean of logits are one distribution.{why}"
+        f"Scored on {table.split}, 95 % bootstrap intervals over examples; higher scores, lower NLL, KL and ECE are "
+        f"better. Geometric mean and mean of logits are one distribution.{why}"
     )
 
 
@@ -320,14 +305,7 @@ def fit_table(table: TaskTable, models: tuple[str, ...]) -> TaskTable | None:
         fit = current_table(table.run, table.task, "selection")
     except ValueError:
         return None
-    fits = all(fit.has(name) for name in models) and int(fit.has_gold.sum()) >= MIN_ROWS
-    return fit if fits else None
-
-
-def _clear(difference_n: FloatArray) -> float:
-    """The mean where its interval leaves zero out, else 0."""
-    found = mean_interval(difference_n)
-    return 0.0 if found.low <= 0 <= found.high else found.value
+    return fit if all(fit.has(name) for name in models) and int(fit.has_gold.sum()) >= MIN_ROWS else None
 
 
 # ---- whom the student follows --------------------------------------------------------------------------------------
@@ -344,8 +322,8 @@ def follow(table: TaskTable) -> None:
     more = "more than" if share.low > even else "no more than"
     st.markdown(
         f"On **{share.share:.0%}** of the examples [{share.low:.0%}, {share.high:.0%}] the member nearest to "
-        f"{show.literal(student)} is **{show.literal(name)}**, {more} an even share of {even:.0%}. A student of the mean "
-        "has no favourite; the one nearest in most examples is often simply the least extreme."
+        f"{show.literal(student)} is **{show.literal(name)}**, {more} an even share of {even:.0%}. A student of the "
+        "mean has no favourite; the one nearest in most examples is often simply the least extreme."
     )
     show.figure(plots.closest_member(list(closest.counts.values()), list(closest.counts)), key=f"closest-{student}")
     st.subheader("Where one member decides", anchor=False)
@@ -356,12 +334,16 @@ def follow(table: TaskTable) -> None:
         return
     stayed = share_of(sum(entry.with_member for entry in left_out), hang)
     most = max(left_out, key=lambda entry: len(entry.rows))
-    st.markdown(
+    words = (
         f"Leaving one member out changes the mean's answer {hang:,} times, most often without "
-        f"**{show.literal(most.member)}** ({len(most.rows):,} of {len(table):,} examples). There {show.literal(student)} "
-        f"says what all together say in **{stayed.share:.0%}** [{stayed.low:.0%}, {stayed.high:.0%}]: "
-        + ("it follows the mean." if stayed.low > 0.5 else "it does not follow the mean more than the rest.")
+        f"**{show.literal(most.member)}** ({len(most.rows):,} of {len(table):,} examples). There "
+        f"{show.literal(student)} says what all together say in **{stayed.share:.0%}** [{stayed.low:.0%}, "
+        f"{stayed.high:.0%}]"
     )
+    if BASELINE in table.students and student != BASELINE:
+        of_plain = sum(entry.with_member for entry in leave_one_out(table, student=BASELINE)) / hang
+        words += f"; the student without distillation, which never saw them, in {of_plain:.0%}"
+    st.markdown(words + ".")
     show.figure(
         plots.leave_one_out(
             [entry.member for entry in left_out],

@@ -126,12 +126,12 @@ def one_example(table: TaskTable, student: str) -> None:
         f"Gold is **{show.literal(labels[gold])}**: the teachers give it {np.exp(teacher_C[gold]):.0%}, this student "
         f"{np.exp(student_C[gold]):.0%}. At the paper's point the gold label adds "
         f"**{(1 - PAPER_ALPHA) * grid.hard:.3f}** nats to the loss and the teachers **{at_paper:.3f}**; the two "
-        f"gradients {together}" + ("." if np.isnan(cosine) else f" (cosine {cosine:.2f}).")
+        f"gradients {together}" + ("." if np.isnan(cosine) else f" (cosine {signed(cosine, 2)}).")
     )
     st.caption(
         "A loss at this checkpoint: the sliders retrain nobody. At temperature 1 the bars are the label that the "
-        "student is trained on, smoothed for each example; at another one they show the mix, and teachers and student are "
-        "softened alike."
+        "student is trained on, smoothed for each example; at another one they show the mix, and teachers and student "
+        "are softened alike."
     )
 
 
@@ -217,7 +217,7 @@ def example_line(table: TaskTable, row: int, norms: Norms) -> None:
     words = text.text_a if len(text.text_a) <= 90 else text.text_a[:89] + "…"
     links.example_link(
         f"{show.literal(words)} · gold {show.literal(labels[int(table.gold_N[row])])}, teachers {show.literal(said)}, "
-        f"cosine {norms.cosine[at]:.2f}",
+        f"cosine {signed(norms.cosine[at], 2)}",
         table.run, table.task, text.example_id, Filter(split=table.split),
     )  # fmt: skip
 

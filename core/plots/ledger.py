@@ -59,8 +59,8 @@ def flip_ledger(rows: Sequence[LedgerRow | tuple[Any, ...]], *, title: str = "")
     """What distillation did to each example: stacked shares in the order of COHORTS, and beside them the net gain.
 
     One row a seed; examples count once in each row. Net gain = taught + surpassed - mis-taught - lost, in points of
-    accuracy with the row's interval. `customdata` is the cohort's number in COHORTS, the point's index the row. Raises `ValueError` for rows
-    without eight counts.
+    accuracy with the row's interval. `customdata` is the cohort's number in COHORTS, the point's index the
+    row. Raises `ValueError` for rows without eight counts.
     """
     ledger = [LedgerRow(*row) for row in rows]
     if not ledger:

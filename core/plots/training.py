@@ -128,7 +128,7 @@ def in_words(seconds: float) -> str:
     """ "0.4 s", "42 s", "2 min 31 s", "3 h 05 min"."""
     if not np.isfinite(seconds):
         return "not known"
-    if seconds < 60:
+    if seconds < 59.5:
         return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
@@ -145,8 +145,8 @@ def epoch_strip(
     """KL(teachers || student) of each example (row) after each epoch (column), lighter is nearer: who learns when.
 
     `first_match_N` is the first epoch, as a position 0..E-1, whose answer is the teachers', any other number for never:
-    rows are sorted by it and diamonds mark it. At most 300 examples, chosen by hashed id; `customdata` of the squares is the row
-    number of `ids`.
+    rows are sorted by it and diamonds mark it. At most 300 examples, chosen by hashed id; `customdata` of the
+    squares is the row number of `ids`.
     """
     kl = floats("kl", kl_EN, ndim=2)
     n_epochs, n = kl.shape
