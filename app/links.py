@@ -52,21 +52,29 @@ def filter_of(query: Mapping[str, str], task: Task) -> Filter:
 
 # ---- elements ------------------------------------------------------------------------------------------------------
 def explore_link(
-    label: str, run: Run, task: Task | str, filter_: Filter, *, icon: str = ":material/filter_alt:"
+    label: str, run: Run, task: Task | str, filter_: Filter, *, icon: str = ":material/filter_alt:", **view: str
 ) -> None:
     """A link to the examples of a filter. `label` is Markdown: give data through `show.literal`."""
-    st.page_link(EXPLORE, label=label, icon=icon, query_params=explore_query(run, task, filter_))
+    st.page_link(EXPLORE, label=label, icon=icon, query_params=explore_query(run, task, filter_, **view))
 
 
 def example_link(
-    label: str, run: Run, task: Task | str, example_id: str, filter_: Filter, *, icon: str = ":material/article:"
+    label: str,
+    run: Run,
+    task: Task | str,
+    example_id: str,
+    filter_: Filter,
+    *,
+    icon: str = ":material/article:",
+    **view: str,
 ) -> None:
-    st.page_link(EXAMPLE, label=label, icon=icon, query_params=example_query(run, task, example_id, filter_))
+    """A link to one example; next and previous there are of `filter_`."""
+    st.page_link(EXAMPLE, label=label, icon=icon, query_params=example_query(run, task, example_id, filter_, **view))
 
 
-def open_explore(run: Run, task: Task | str, filter_: Filter) -> NoReturn:
+def open_explore(run: Run, task: Task | str, filter_: Filter, **view: str) -> NoReturn:
     """Goes there, such as after a click on a bar."""
-    st.switch_page(EXPLORE, query_params=explore_query(run, task, filter_))
+    st.switch_page(EXPLORE, query_params=explore_query(run, task, filter_, **view))
 
 
 def open_example(run: Run, task: Task | str, example_id: str, filter_: Filter, **view: str) -> NoReturn:

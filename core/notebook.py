@@ -8,10 +8,11 @@ A notebook holds no logic of its own. After its cell of parameters it goes on wi
 papermill accepts a misspelt parameter, logs a line and goes on with the default (measured on 2.7); `parameters` looks
 at what was injected and refuses it, so that `papermill ... -p alpah 0.3` fails as it should.
 
-Numbers are said by `say` with the words of core/comparisons: under two standard errors it is "no difference".
+Numbers are said in the words of core/comparisons: under two standard errors it is "no difference".
 
 Not here: running notebooks in batches and pages of them (core/notebooks), figures (core/plots), what they draw
-(core/views). No torch: a notebook on an up-to-date run starts in a second.
+(core/views). No torch: a notebook on an up-to-date run starts in a second. All that a cell may call is in this one
+file, of some 400 lines, so that whoever reads a notebook has one place to look.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -51,6 +52,8 @@ TYPES: dict[str, type] = {"str": str, "int": int, "float": float, "bool": bool, 
 # Parameter -> the field of the config that it sets; None leaves what the run has.
 FIELDS = {
     **{name: f"distill.{name}" for name in ("alpha", "temperature", "loss", "variants", "seeds")},
+    "strategy": "ensemble.strategy",
+    "top_k": "select.top_k",
     "workers": "runtime.workers",
 }
 DEFAULT_PRESET = "smoke"  # of every notebook: it is quick, and says nothing about a run that is already there
@@ -164,7 +167,9 @@ def planned(params: SimpleNamespace) -> tuple[Run, Config]:
     if not run.exists():
         parent = run.path.parent
         if not parent.is_dir() and parent != ROOT / "runs":
-            raise ValueError(f"run_dir is {run.path}, but there is no folder {parent}; make it first, or correct run_dir")
+            raise ValueError(
+                f"run_dir is {run.path}, but there is no folder {parent}; make it first, or correct run_dir"
+            )
         return run, load_config(params.preset, None, overrides)
     manifest = run.manifest()
     if manifest.get("imported"):
@@ -191,7 +196,10 @@ def shown_path(path: Path) -> str:
 def _for_notebooks(message: str) -> str:
     """The pipeline speaks of the command line's options."""
     for said, here in (
-        ("Give another --out, or --update to redo them here", "Give another run_dir, or update = True to redo them here"),
+        (
+            "Give another --out, or --update to redo them here",
+            "Give another run_dir, or update = True to redo them here",
+        ),
         ("give an empty or new folder to --out", "give an empty or new folder as run_dir"),
         ("give a new folder to --out", "give a new folder as run_dir"),
     ):
@@ -245,25 +253,54 @@ def run_config(run: Run) -> Config:
     return validated(run.manifest()["config"])
 
 
-def card(table: TaskTable, row: int) -> Any:
-    """Who says what about one example: a figure with every voice that the table has."""
+def card(table: TaskTable, row: int, *, models: bool = True) -> Any:
+    """Who says what about one example: a figure with every voice that the table has; without `models` truth and people
+    alone."""
     from core.plots.cards import distribution_card, value_card
 
-    students = {role: list(table.students.get(variant, {}).values()) for role, variant in (("student", "kd"), ("hard", "hard"))}
+    def each(read: Callable[[str], Any], names: Iterable[str]) -> list[Any] | None:
+        return [read(name)[row] for name in names] or None
+
+    hard, kd = (table.students.get(variant, {}).values() if models else () for variant in ("hard", "kd"))
+    members, has_teacher = table.members if models else (), models and table.has_teacher
     if table.is_regression:
-        said: dict[str, Any] = {f"{role}_S": [table.outputs(name)[row] for name in names] for role, names in students.items() if names}
-        if table.has_teacher:
-            said |= {"teacher": table.values("teacher")[row], "members_M": [table.outputs(name)[row] for name in table.members]}
-        truth = {} if table.truth_N is None else {"truth_mean": table.truth_N[row], "truth_std": table.truth_std_N[row]}
-        return value_card(value_range=table.task.score_range, gold=float(table.gold_N[row]), **said, **truth)
-    said = {f"{role}_SC": [table.probs(name)[row] for name in names] for role, names in students.items() if names}
-    if table.has_teacher:
-        said |= {"teacher_C": table.probs("teacher")[row], "members_MC": [table.probs(name)[row] for name in table.members]}
-    for name, known_NC in (("truth_C", table.truth_NC), ("humans_C", table.humans_NC)):
-        if known_NC is not None and np.isfinite(known_NC[row]).all():
-            said[name] = known_NC[row]
-    gold = int(table.gold_N[row])
-    return distribution_card(table.task.labels, **said, gold_index=gold if gold >= 0 else None)
+        truth, spread = (None if of_N is None else of_N[row] for of_N in (table.truth_N, table.truth_std_N))
+        return value_card(
+            value_range=table.task.score_range,
+            members_M=each(table.outputs, members),
+            teacher=table.values("teacher")[row] if has_teacher else None,
+            student_S=each(table.outputs, kd),
+            hard_S=each(table.outputs, hard),
+            gold=table.gold_N[row] if table.has_gold[row] else None,
+            truth_mean=truth,
+            truth_std=spread,
+        )
+    truth_C, humans_C = (
+        None if known_NC is None or not np.isfinite(known_NC[row]).all() else known_NC[row]
+        for known_NC in (table.truth_NC, table.humans_NC)
+    )
+    return distribution_card(
+        table.task.labels,
+        members_MC=each(table.probs, members),
+        teacher_C=table.probs("teacher")[row] if has_teacher else None,
+        student_SC=each(table.probs, kd),
+        hard_SC=each(table.probs, hard),
+        gold_index=int(table.gold_N[row]) if table.has_gold[row] else None,
+        truth_C=truth_C,
+        humans_C=humans_C,
+    )
+
+
+def text_of(table: TaskTable, row: int) -> str:
+    """One example's text, or texts, for `say`."""
+    text = table.texts([row])[0]
+    return " · ".join(f"*{plain(part)}*" for part in (text.text_a, text.text_b, *(text.candidates or ())) if part)
+
+
+def texts_of(table: TaskTable, rows: Sequence[int], **columns: Sequence[object]) -> str:
+    """A Markdown table of examples to read, with further columns."""
+    texts = [text_of(table, int(row)) for row in rows]
+    return rows_of(["text", *columns], list(zip(texts, *columns.values(), strict=True)))
 
 
 # ---- what it says --------------------------------------------------------------------------------------------------
@@ -291,8 +328,8 @@ def pick_task(run: Run, name: str | None) -> Task:
 
 def scores_on(table: TaskTable, models: Sequence[str], *, metric: str = "score") -> dict[str, Score]:
     """Each model's score with its interval over examples, as `metrics.parquet` has it once a run is evaluated."""
-    gold = {"gold_value" if table.is_regression else "gold_index": table.gold_N}
-    return {name: evaluate(table.task, outputs=table.outputs(name), **gold, resamples=300)[metric] for name in models}
+    gold: dict[str, Any] = {"gold_value" if table.is_regression else "gold_index": table.gold_N, "resamples": 300}
+    return {name: evaluate(table.task, outputs=table.outputs(name), **gold)[metric] for name in models}
 
 
 def right_minus_right(table: TaskTable, a: str, b: str) -> Difference:
@@ -302,29 +339,48 @@ def right_minus_right(table: TaskTable, a: str, b: str) -> Difference:
     return paired_difference(table.is_right(a)[known], table.is_right(b)[known])
 
 
-def in_words(difference: Difference, *, unit: str = "points", scale: float = 100, of: str = "seeds") -> str:
-    """ "**better** by 2.9 ± 0.8 points (n = 5 seeds)", "**no difference** (+0.3 ± 0.4 points ...)", or that one seed
-    shows nothing. Up to four seeds "better" is called a hint: Student's t wants more than two standard errors there."""
+def in_words(
+    difference: Difference,
+    *,
+    unit: str = "points",
+    scale: float = 100,
+    of: str = "seeds",
+    words: tuple[str, str] = ("better", "worse"),
+) -> str:
+    """ "**better** by 2.9 ± 0.8 points (n = 5 seeds)", "**no difference** (+0.3 ± 0.4 points, ...)", or that one seed
+    shows nothing. ± is one standard error. With fewer than five "better" is called a hint: Student's t wants more
+    than two standard errors there. `words` say what better and worse are."""
     mean, se, n, verdict = difference
+    digits = 1 if scale > 1 else 3
     if verdict == "one seed":
-        return f"{signed(mean * scale)} {unit} with a single one of {of}, which shows nothing"
-    amount = f"± {se * scale:.2g} {unit}, n = {n} {of}"
+        return f"{signed(mean * scale, digits)} {unit} with one {of.rstrip('s')}, which shows nothing"
+    amount = f"{se * scale:.{digits}f} {unit}".rstrip()
     if verdict == "no difference":
-        return f"**no difference** ({signed(mean * scale)} {amount})"
-    hint = ", a hint: few of them" if n < 5 else ""
-    return f"**{verdict}** by {abs(mean) * scale:.3g} {amount.replace(', n', ' (n', 1)}{hint})"
+        return f"**no difference** ({signed(mean * scale, digits)} ± {amount}, n = {n} {of})"
+    hint = ": a hint, no finding" if n < 5 else ""
+    word = words[verdict == "worse"]
+    return f"**{word}** by {abs(mean) * scale:.{digits}f} ± {amount} (n = {n} {of}{hint})"
 
 
-def signed(value: float, digits: int = 3) -> str:
+def signed(value: float, digits: int = 1) -> str:
     """ "+1.2" and, with a real minus sign, "−1.2"."""
-    return f"{value:+.{digits}g}".replace("-", "−")
+    return f"{value:+.{digits}f}".replace("-", "−")
 
 
 def mean_words(values: Any, digits: int = 3) -> str:
-    """ "0.412 ± 0.021": mean and standard error of some numbers."""
+    """ "0.412 ± 0.021": mean of some numbers and its standard error."""
     values_N = np.asarray(values, np.float64)
-    se = f" ± {values_N.std(ddof=1) / np.sqrt(len(values_N)):.2g}" if len(values_N) > 1 else ""
-    return f"{values_N.mean():.{digits}g}{se}"
+    se = f" ± {values_N.std(ddof=1) / np.sqrt(len(values_N)):.{digits}f}" if len(values_N) > 1 else ""
+    return f"{values_N.mean():.{digits}f}{se}"
+
+
+def smooth(values: Any, looks: int = 8) -> Any:
+    """Running means, to look at a loss that jumps from batch to batch; as many values as before."""
+    values_L = np.asarray(values, np.float64)
+    sums = np.concatenate([[0.0], np.cumsum(values_L)])
+    ends = np.arange(1, len(values_L) + 1)
+    starts = np.maximum(ends - looks, 0)
+    return (sums[ends] - sums[starts]) / (ends - starts)
 
 
 # ---- progress ------------------------------------------------------------------------------------------------------
@@ -395,9 +451,10 @@ class NotebookProgress(Progress):
         share = sum(self.shares.values()) / len(self.shares)
         seconds = time.monotonic() - self.started
         left = f", about {seconds * (1 - share) / share:.0f} s left" if share > 0.05 and seconds > 2 else ""
+        width = f"width:{100 * share:.1f}%;height:8px;border-radius:4px"
         return (
-            f'{page}<div style="display:flex;align-items:center;gap:12px;margin-top:6px;font-size:12px">'
-            f'<b>{self.stage}</b><div style="width:260px;height:8px;border-radius:4px;background:rgba(128,128,128,.25)">'
-            f'<div style="width:{100 * share:.1f}%;height:8px;border-radius:4px;background:#e8710a"></div></div>'
-            f"<span>{100 * share:.0f} %{left}</span><span style=\"opacity:.7\">{html.escape(self.latest)}</span></div>"
+            f'{page}<div style="display:flex;align-items:center;gap:12px;margin-top:6px;font-size:12px"><b>{self.stage}'
+            '</b><div style="width:260px;border-radius:4px;background:rgba(128,128,128,.25)">'
+            f'<div style="{width};background:#e8710a"></div></div>'
+            f'<span>{100 * share:.0f} %{left}</span><span style="opacity:.7">{html.escape(self.latest)}</span></div>'
         )

@@ -13,6 +13,7 @@ from __future__ import annotations
 import html
 import json
 import os
+import re
 import shutil
 import sys
 import time
@@ -109,6 +110,7 @@ def execute(notebook: Path, target: Path, values: Mapping[str, Any], *, echo: bo
             start_timeout=180,
             cwd=str(ROOT),
             coalesce_streams=True,
+            extra_arguments=["--IPKernelApp.log_level=CRITICAL"],  # what it logs while it is shut down is noise
         )
     except (papermill.PapermillExecutionError, DeadKernelError) as error:
         kind, what = getattr(error, "ename", "DeadKernelError"), getattr(error, "evalue", "its kernel died")
@@ -203,25 +205,42 @@ def yaml_value(raw: str, *, what: str) -> Any:
 
 # ---- pages ---------------------------------------------------------------------------------------------------------
 def write_pages(notebooks: Sequence[Path], out: Path) -> list[Path]:
-    """Executed notebooks as pages in `out`."""
+    """Executed notebooks as pages in `out`. Code is folded away, but for the parameters."""
     import nbformat
-    from nbconvert import HTMLExporter
 
-    exporter, pages = HTMLExporter(template_name="basic"), []
+    links = " ".join(f'<a href="{path.stem}.html">{path.stem.replace("_", " ")}</a>' for path in notebooks)
+    pages = []
     for path in notebooks:
-        executed = nbformat.read(path, as_version=4)
-        title = executed.cells[0].source.partition("\n")[0].lstrip("# ")
-        n_figures = 0
-        for cell in executed.cells:
-            for output in cell.get("outputs", ()):
-                if PLOTLY in output.get("data", {}):
-                    n_figures += 1
-                    words = output.data.get("text/plain", "")
-                    output.data = {"text/html": figure_html(output.data[PLOTLY], words, f"figure-{n_figures}")}
-        body, _ = exporter.from_notebook_node(executed)
-        links = " ".join(f'<a href="{other.stem}.html">{other.stem}</a>' for other in notebooks)
-        pages.append(write_page(out / f"{path.stem}.html", title, f"<nav>{links}</nav>{body}"))
+        cells = nbformat.read(path, as_version=4).cells
+        title = cells[0].source.partition("\n")[0].lstrip("# ")
+        body = "\n".join(_cell_html(cell) for cell in cells)
+        # Between notebooks the links lead to notebooks, between pages to pages.
+        body = re.sub(r'(<a href="\w+)\.ipynb"', r'\1.html"', body)
+        pages.append(write_page(out / f"{path.stem}.html", title, f"<nav>{links}</nav>\n{body}"))
     return pages
+
+
+def _cell_html(cell: Any) -> str:
+    from nbconvert.filters import Highlight2HTML, markdown2html
+
+    if cell.cell_type == "markdown":
+        return str(markdown2html(cell.source))
+    code = Highlight2HTML()(cell.source)
+    if not {"parameters", "injected-parameters"} & set(cell.metadata.get("tags", ())):
+        code = f"<details><summary>code</summary>{code}</details>"
+    return "\n".join([code, *(_output_html(output, f"{cell.id}-{i}") for i, output in enumerate(cell.outputs))])
+
+
+def _output_html(output: Any, name: str) -> str:
+    from nbconvert.filters import markdown2html, strip_ansi
+
+    data = output.get("data", {})
+    if PLOTLY in data:
+        return figure_html(data[PLOTLY], data.get("text/plain", ""), name)
+    if "text/markdown" in data:
+        return str(markdown2html(data["text/markdown"]))
+    text = output.get("text") or "\n".join(output.get("traceback", ())) or data.get("text/plain", "")
+    return f"<pre>{html.escape(strip_ansi(text))}</pre>"
 
 
 def figure_html(values: Mapping[str, Any], words: str, name: str) -> str:
@@ -261,17 +280,18 @@ def write_page(page: Path, title: str, body: str) -> Path:
 STYLE = """
 body { max-width: 880px; margin: 0 auto; padding: 24px 20px 80px; color: #31333f; background: #fff;
   font: 16px/1.55 "Source Sans Pro", system-ui, "Segoe UI", Helvetica, sans-serif; }
-h1 { font-size: 30px; line-height: 1.25; margin: 24px 0 12px; } h2 { font-size: 21px; margin: 40px 0 8px; }
-h3 { font-size: 17px; margin: 24px 0 4px; } a { color: #6a3fd4; } .anchor-link, .prompt { display: none; }
-nav { font-size: 14px; display: flex; gap: 4px 14px; flex-wrap: wrap; }
+h1 { font-size: 30px; line-height: 1.25; margin: 24px 0 12px; } h2 { font-size: 21px; margin: 44px 0 8px; }
+a { color: #6a3fd4; } .anchor-link { display: none; } nav { font-size: 14px; display: flex; gap: 4px 14px;
+  flex-wrap: wrap; } p code, li code, td code { background: #f3f2f8; padding: 1px 4px; border-radius: 4px; }
 code, pre { font-family: ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace; font-size: 13px; }
-:not(pre) > code { background: #f3f2f8; padding: 1px 4px; border-radius: 4px; }
-.input pre { background: #f7f6fb; border-left: 3px solid #d9d0f5; padding: 8px 12px; margin: 14px 0 6px; }
-pre { white-space: pre-wrap; overflow-wrap: anywhere; } .output_area pre { color: #5b6270; margin: 6px 0; }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; color: #4b5160; margin: 8px 0; }
+.highlight pre { background: #f7f6fb; border-left: 3px solid #d9d0f5; padding: 8px 12px; color: #31333f; }
+summary { color: #8a8fa0; font-size: 12px; cursor: pointer; margin: 10px 0 2px; }
 table { border-collapse: collapse; margin: 10px 0; font-size: 14px; } th, td { padding: 4px 12px; text-align: left;
   border-bottom: 1px solid #e6e6ee; vertical-align: top; } td[style*=right] { font-variant-numeric: tabular-nums; }
-.figure { margin: 14px 0; color: #5b6270; font-size: 14px; } .missing { display: none; }
+.figure { margin: 14px 0; color: #4b5160; font-size: 14px; } .missing { display: none; }
 .no-figures .missing { display: block; background: #fff6e5; border-left: 3px solid #e8710a; padding: 8px 12px; }
+.no-figures .figure { border: 1px solid #e6e6ee; border-radius: 6px; padding: 8px 12px; }
 .k, .kn, .kc, .kd, .ow { color: #7a3e9d; } .s1, .s2, .sa, .si, .sd { color: #2a7a3b; }
 .mi, .mf { color: #1c5fb0; } .c1 { color: #7a8190; } .nb, .nc, .nf { color: #1f5a8a; }
 """

@@ -181,7 +181,10 @@ WRONG = {
             "distill.task_weights has 'nil: 2.0', expected a positive weight of one of sent",
         ),
         ("multitask.task_weights.nli=0", "multitask.task_weights has 'nli: 0.0', expected a positive weight of one of"),
-        ("finetune.task_weights.nli=-1", "finetune.sampling and finetune.task_weights say how tasks are mixed, but a tr"),
+        (
+            "finetune.task_weights.nli=-1",
+            "finetune.sampling and finetune.task_weights say how tasks are mixed, but a tr",
+        ),
         ("distill.task_weights.nli=inf", "distill.task_weights.nli: Input should be a finite number"),
         (f"{GLUE}; pretrain.objective=rtd", "pretrain.objective is 'rtd', but there is no text: the embedded suite al"),
     ],

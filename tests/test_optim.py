@@ -7,8 +7,8 @@ import torch
 from tiny import tiny_model
 from torch import nn
 
-from core.sections import TrainConfig
 from core.optim import clip_gradients, learning_rate, make_optimizer, set_learning_rate
+from core.sections import TrainConfig
 
 
 @pytest.mark.parametrize(

@@ -43,17 +43,13 @@ from core.views.table import BASELINE, DEFAULT_STUDENT, TaskTable
 from core.views.transfer import error_copying, share_of
 
 VIEWS = {
-    "reliability": "Reliability",
-    "entropy": "Uncertainty passed on",
-    "copies": "Errors passed on",
-    "map": "Data map",
-    "strip": "Epoch by epoch",
-}
+    "reliability": "Reliability", "entropy": "Uncertainty passed on", "copies": "Errors passed on",
+    "map": "Data map", "strip": "Epoch by epoch",
+}  # fmt: skip
 NAMES: dict[str, tuple[str, Role]] = {
-    "teacher": ("teachers' mean", "teacher"),
-    DEFAULT_STUDENT: ("student, KD", "student"),
+    "teacher": ("teachers' mean", "teacher"), DEFAULT_STUDENT: ("student, KD", "student"),
     BASELINE: ("student, no KD", "hard"),
-}
+}  # fmt: skip
 AT_BOUND = (0.051, 19.9)  # core.calibration searches in 0.05..20: at an end the data do not fix the temperature
 
 
@@ -107,9 +103,8 @@ def reliability_view(table: TaskTable) -> None:
 
 def _sureness(found: Curve) -> str:
     name, over = NAMES[found.voice][0], found.overconfidence
-    if over.low <= 0 <= over.high:
-        return f"**{name.capitalize()}**: as sure as right ({_of(over, 100, sign=True)} points)."
-    return f"**{name.capitalize()}**: {'too sure' if over.value > 0 else 'not sure enough'} by {_of(over, 100)} points."
+    verdict = "as sure as right" if over.low <= 0 <= over.high else "too sure" if over.value > 0 else "not sure enough"
+    return f"**{name[0].upper()}{name[1:]}**: {verdict}, {_of(over, 100, sign=True)} points."
 
 
 def _curve(name: str, role: Role, found: Curve, ece: Score | None, *, dashed: bool = False) -> ReliabilityCurve:

@@ -7,8 +7,6 @@ this run, differences are paired by seed, and one within two standard errors is 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pandas as pd
 import streamlit as st
@@ -26,7 +24,7 @@ from core.plots.style import Role, signed
 from core.sections import NEEDS_TEACHER
 from core.views import NotDefined
 from core.views.cohorts import ledger, seed_pairs, stability, stable_rows
-from core.views.derived import COHORT_IN_WORDS, cohort_codes
+from core.views.derived import COHORT_IN_WORDS, cohort_codes, column
 from core.views.distances import difference, distances
 from core.views.filters import Filter
 from core.views.gradients import decomposition
@@ -35,30 +33,19 @@ from core.views.table import BASELINE, DEFAULT_STUDENT, TaskTable, require_three
 from core.views.transfer import runner_up_transfer, wrong_class_mass
 
 VIEWS = {
-    "controls": "Controls",
-    "runner": "Runner-up",
-    "wrong": "Wrong classes",
-    "parts": "What pulls",
-    "ledger": "Who taught whom",
-    "truth": "Truth and people",
-}
+    "controls": "Controls", "runner": "Runner-up", "wrong": "Wrong classes", "parts": "What pulls",
+    "ledger": "Who taught whom", "truth": "Truth and people",
+}  # fmt: skip
 KEEPS = {
-    "hard": "gold alone",
-    "kd": "the real teachers",
-    "label_smoothing": "a uniform teacher",
-    "cwtm": "gold, weighted by the teachers' confidence",
-    "dkpp": "teachers with their wrong classes permuted",
-    "adaptive_smoothing": "teachers with their wrong classes evened out",
-    "truth": "the exact posterior",
-}
-# What a student loses when it is taught by the control instead of the teacher.
+    "hard": "gold alone", "kd": "the real teachers", "label_smoothing": "a uniform teacher",
+    "cwtm": "gold, weighted by the teachers' confidence", "dkpp": "teachers with their wrong classes permuted",
+    "adaptive_smoothing": "teachers with their wrong classes evened out", "truth": "the exact posterior",
+}  # fmt: skip
+# What a student does not hear when it is taught by the control instead of the teachers.
 DROPS = {
-    "label_smoothing": "everything that the teachers know",
-    "cwtm": "all but the teachers' confidence",
-    "dkpp": "which wrong class the teachers meant",
-    "adaptive_smoothing": "which wrong class the teachers meant",
-    "hard": "the teachers",
-}
+    "label_smoothing": "everything that the teachers know", "cwtm": "all but the teachers' confidence",
+    **dict.fromkeys(("dkpp", "adaptive_smoothing"), "which wrong class the teachers meant"),
+}  # fmt: skip
 METRICS = {"score": "score", "nll": "NLL", "ece": "ECE", "kl_truth": "KL to the truth", "kl_humans": "KL to people"}
 ROLES: dict[str, Role] = {"teacher": "teacher", DEFAULT_STUDENT: "student", BASELINE: "hard", "truth": "truth"}
 
@@ -106,51 +93,36 @@ def controls_view(table: TaskTable) -> None:
         }
     )
     st.dataframe(frame, hide_index=True, width="stretch", alt="Every student variant against gold and the teachers.")
-    missing = [name for name in NEEDS_TEACHER if name not in {control.variant for control in found}]
-    if {control.variant for control in found} <= {BASELINE, DEFAULT_STUDENT}:
+    here = {control.variant for control in found}
+    missing = [name for name in NEEDS_TEACHER if name not in here and (name != "truth" or table.truth_NC is not None)]
+    if here <= {BASELINE, DEFAULT_STUDENT}:
         st.caption("Only gold alone and the real teachers are here. This adds the controls, and trains nothing twice:")
     elif missing:
         st.caption(f"Not trained in this run: {', '.join(KEEPS[name] for name in missing)}. This adds them:")
     if missing:
-        variants = [name for name in NEEDS_TEACHER if name != "truth" or table.truth_NC is not None]
-        command = f"python -m core run --out {table.run.path} --set 'distill.variants=[{', '.join(variants)}]'"
+        variants = ",".join(name for name in NEEDS_TEACHER if name != "truth" or table.truth_NC is not None)
+        command = f"python -m core run --out {table.run.path} --set 'distill.variants=[{variants}]'"
         st.code(command, language="bash", wrap_lines=True)
 
 
 def verdicts(paired: list[Control], table: TaskTable, metric: str) -> list[str]:
-    """What may be said of kd and of each control that equals the real teacher, in words."""
+    """What may be said of kd, and of each control against it, in words."""
     said = []
-    for control in paired:
-        if control.variant == DEFAULT_STUDENT and control.minus_hard is not None:
-            gain = control.minus_hard
-            said.append(
-                f"The real teachers against gold alone: **{gain.verdict}**, {_said(gain)} ({gain.n} seeds)."
-                + (
-                    " One seed shows nothing; `--set distill.seeds=5` trains more."
-                    if gain.verdict == "one seed"
-                    else ""
-                )
-            )
-    for control in paired:
-        drops, gap = DROPS.get(control.variant), control.kd_minus
-        if drops is None or gap is None or control.variant == BASELINE:
-            continue
-        name = f"**{_words(control.variant)}**"
-        if gap.verdict == "no difference":
-            said.append(
-                f"{name.capitalize()} does as well as the real teachers ({_said(gap)}, {gap.n} seeds): on "
-                f"{METRICS[metric]}, {drops} made no difference here."
-            )
-        elif gap.verdict == "better":
-            said.append(
-                f"The real teachers are better than {name} ({_said(gap)}, {gap.n} seeds): {drops} is worth that."
-            )
-        elif gap.verdict == "worse":
-            said.append(f"The real teachers are worse than {name} ({_said(gap)}, {gap.n} seeds).")
-    if table.task.n_outputs == 2 and any(c.variant in ("dkpp", "adaptive_smoothing") for c in paired):
-        said.append(
-            "With two classes there is one wrong class and nothing to permute: those two controls are the teacher."
-        )
+    for control in sorted(paired, key=lambda control: control.variant != DEFAULT_STUDENT):
+        gain, gap, drops = control.minus_hard, control.kd_minus, DROPS.get(control.variant)
+        if control.variant == DEFAULT_STUDENT and gain is not None:
+            words = f"The real teachers against gold alone: **{gain.verdict}**, {_said(gain)} ({gain.n} seeds)."
+            said.append(words + " `--set distill.seeds=5` trains more." * (gain.verdict == "one seed"))
+        elif drops is not None and gap is not None:
+            name, size = f"**{_words(control.variant)}**", f"({_said(gap)}, {gap.n} seeds)"
+            said += {
+                "no difference": [f"The real teachers equal {name} within two standard errors {size}: leaving out {drops} "
+                                  f"costs no {METRICS[metric]} that this many seeds can show."],
+                "better": [f"The real teachers are better than {name} {size}: {drops} is worth that here."],
+                "worse": [f"The real teachers are worse than {name} {size}."],
+            }.get(gap.verdict, [])  # fmt: skip
+    if table.task.n_outputs == 2 and any(control.variant in ("dkpp", "adaptive_smoothing") for control in paired):
+        said.append("With two classes there is one wrong class: permuted and evened teachers are the real ones.")
     return said
 
 
@@ -208,8 +180,8 @@ def wrong_classes(table: TaskTable) -> None:
                 gaps[voice] = float(np.nanmean(np.abs(of_voice - found.wrong_CC)))
         if len(gaps) == 2:
             words += (
-                f" The distilled student's shares differ from these by {gaps[DEFAULT_STUDENT]:.3f} on average, those of "
-                f"the student without distillation by {gaps[BASELINE]:.3f}."
+                f" The distilled student's shares differ from these by {gaps[DEFAULT_STUDENT]:.3f} on average, those "
+                f"of the student without distillation by {gaps[BASELINE]:.3f}."
             )
     st.markdown(words)
     selection = show.figure(class_mass_map(matrix_CC, labels, found.n_C), key=f"mass-{given}", on_select="rerun")
@@ -283,16 +255,10 @@ def who_taught_whom(table: TaskTable) -> None:
         links.explore_link(words, table.run, table.task, here.but(cohort=name))
     else:
         st.caption("Click a segment for its meaning and its examples.")
-    frame = pd.DataFrame(
-        {
-            "cohort": [c.name for c in COHORTS],
-            "meaning": [COHORT_IN_WORDS[c.name] for c in COHORTS],
-            "examples": [whole.counts[c.name] for c in COHORTS],
-            "mean over seeds": [round(over.mean[c.name], 1) for c in COHORTS],
-            "in most seeds": [over.majority[c.name] for c in COHORTS],
-            "in every seed": [over.all[c.name] for c in COHORTS],
-        }
-    )
+    counts = {"examples": whole.counts, "in a seed": over.mean, "in most seeds": over.majority, "in all": over.all}
+    frame = pd.DataFrame({title: [round(of[c.name], 1) for c in COHORTS] for title, of in counts.items()})
+    frame.insert(0, "meaning", [COHORT_IN_WORDS[c.name] for c in COHORTS])
+    frame.insert(0, "cohort", [c.name for c in COHORTS])
     st.dataframe(frame, hide_index=True, width="stretch", alt="The eight cohorts with counts and stability over seeds.")
 
 
@@ -300,9 +266,8 @@ def who_taught_whom(table: TaskTable) -> None:
 def truth_and_people(table: TaskTable) -> None:
     students = sorted(table.students, key=lambda name: (name != DEFAULT_STUDENT, name != BASELINE))
     voices = (*(("teacher",) if table.has_teacher else ()), *students)
-    known = [
-        name for name, known_NC in (("truth", table.truth_NC), ("humans", table.humans_NC)) if known_NC is not None
-    ]
+    have = {"truth": table.truth_NC is not None, "humans": table.humans_NC is not None}
+    known = [name for name, is_known in have.items() if is_known]
     if not known or not voices:
         raise NotDefined(
             f"Neither true probabilities nor annotators' labels are known on split '{table.split}' of task "
@@ -316,28 +281,23 @@ def truth_and_people(table: TaskTable) -> None:
         rows += [Interval(name, voice, *found.mean[voice]) for voice in voices]
         if {DEFAULT_STUDENT, BASELINE} <= set(voices):
             gap = difference(found, DEFAULT_STUDENT, BASELINE)
-            verdict = (
-                "no nearer and no further" if gap.low <= 0 <= gap.high else "nearer" if gap.value < 0 else "further"
-            )
+            verdict = "**nearer** to" if gap.high < 0 else "**further** from" if gap.low > 0 else "**as far** from"
+            than = "as" if "as far" in verdict else "than"
             said.append(
-                f"The distilled student is **{verdict}** to {name} than the one without distillation: "
+                f"The distilled student is {verdict} {name} {than} the one without distillation: "
                 f"{signed(gap.value, 3)} [{signed(gap.low, 3)}, {signed(gap.high, 3)}] on {gap.n:,} examples."
             )
     st.markdown(" ".join(said) or "Who is how far from what is known.")
     metric = "Jensen–Shannon distance: 0 the same, 1 nothing in common"
     show.figure(points_and_intervals(rows, metric=metric, roles=_roles(rows), digits=3), key="distances")
     st.caption(
-        "Means over examples with 95 % bootstrap intervals; a voice is the mean of its seeds. These intervals are about "
-        "the choice of examples and do not know the luck of training, which the controls do."
+        "Means over examples with 95 % bootstrap intervals; a voice is the mean of its seeds. The intervals are about "
+        "the choice of examples; the luck of training is in those of the controls."
     )
-    for which in known:
-        with guarded():
-            name = "teacher_kl_truth" if which == "truth" else "teacher_kl_humans"
-            from_known = Filter(split=table.split).with_range(name, low=float(np.log(table.task.n_outputs)))
-            words = "Open where the teachers are further from {} than a uniform guess could be from a sure one"
-            links.explore_link(
-                words.format("the truth" if which == "truth" else "people"), table.run, table.task, from_known
-            )
+    if DEFAULT_STUDENT in voices:
+        limit = float(np.nanquantile(column(table, name := f"student_kl_{known[0]}"), 0.9))
+        words = f"Open the tenth where the student is furthest (KL of {limit:.2f} nats or more)"
+        links.explore_link(words, table.run, table.task, Filter(split=table.split).with_range(name, low=limit))
 
 
 # ---- words and roles -----------------------------------------------------------------------------------------------
@@ -368,18 +328,15 @@ def _pm(mean: float, se: float) -> str:
 def _said(found: Difference | None) -> str:
     if found is None:
         return "–"
-    return signed(100 * found.mean) + (f" ± {100 * found.se:.1f}" if np.isfinite(found.se) else " (one seed)")
+    mean = signed(round(100 * found.mean, 1) + 0.0)  # no minus before a zero
+    return mean + (f" ± {100 * found.se:.1f}" if np.isfinite(found.se) else "")
 
 
 # ---- the page ------------------------------------------------------------------------------------------------------
-SHOWN: dict[str, Callable[[TaskTable], None]] = {
-    "controls": controls_view,
-    "runner": runner_up,
-    "wrong": wrong_classes,
-    "parts": what_pulls,
-    "ledger": who_taught_whom,
-    "truth": truth_and_people,
-}
+SHOWN = {
+    "controls": controls_view, "runner": runner_up, "wrong": wrong_classes, "parts": what_pulls,
+    "ledger": who_taught_whom, "truth": truth_and_people,
+}  # fmt: skip
 run = current_run()
 task = current_task(run, classes_only=True)
 split = current_split(run, task)

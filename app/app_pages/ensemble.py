@@ -35,31 +35,22 @@ from core.views.table import BASELINE, DEFAULT_STUDENT, TaskTable, fingerprint, 
 from core.views.transfer import share_of
 
 VIEWS = {
-    "agree": "Who agrees",
-    "doubt": "Where doubt comes from",
-    "size": "Size and strategy",
+    "agree": "Who agrees", "doubt": "Where doubt comes from", "size": "Size and strategy",
     "follow": "Whom the student follows",
-}
+}  # fmt: skip
 METRICS = {"score": "score x 100", "nll": "NLL x 100", "kl_truth": "KL to the truth x 100"}
 WORDS = {
-    "mean_probs": "mean of probabilities (the paper's)",
-    "geometric_mean": "geometric mean",
-    "mean_logits": "mean of logits",
-    "weighted": "weighted by likelihood",
-    "calibrated": "calibrated, then averaged",
-    "greedy": "greedy choice",
-    "stacking": "stacking",
-}
+    "mean_probs": "mean of probabilities (the paper's)", "geometric_mean": "geometric mean",
+    "mean_logits": "mean of logits", "weighted": "weighted by likelihood", "calibrated": "calibrated, then averaged",
+    "greedy": "greedy choice", "stacking": "stacking",
+}  # fmt: skip
 
 
 # ---- who agrees ----------------------------------------------------------------------------------------------------
 def who_agrees(table: TaskTable) -> None:
-    everyone = st.toggle(
-        "Every model", key="agree-all", help="Off: the teachers, their ensemble, each kind of student, and gold."
-    )
-    gold = ("gold",) if table.has_gold.any() else ()
-    teacher = ("teacher",) if table.has_teacher else ()
-    voices = (*(table.model_names if everyone else (*table.members, *teacher, *table.students)), *gold)
+    everyone = st.toggle("Every model", key="agree-all", help="Off: teachers, their mean, each kind of student, gold.")
+    few = (*table.members, *(("teacher",) if table.has_teacher else ()), *table.students)
+    voices = (*(table.model_names if everyone else few), *(("gold",) if table.has_gold.any() else ()))
     if len(voices) < 2:
         raise NotDefined("Fewer than two models have answers here, so nobody can agree with anybody.")
     found = agreement(table, voices)
@@ -73,8 +64,8 @@ def who_agrees(table: TaskTable) -> None:
         (top, high), *_, (bottom, low) = sorted(pairs.items(), key=lambda item: -item[1]) * 2
         a, b, c, d = (f"**{show.literal(voice)}**" for voice in (*top, *bottom))
         st.markdown(
-            f"Most alike are {a} and {b} ({high:.0%} the same answers), least alike {c} and {d} ({low:.0%}). The row of "
-            "gold is accuracy. Click a cell to see where the two part."
+            f"Most alike are {a} and {b} ({high:.0%} the same answers), least alike {c} and {d} ({low:.0%}). The row "
+            "of gold is accuracy. Click a cell to see where the two part."
         )
     selection = show.figure(agreement_matrix(found.share, voices), key=f"agree-{everyone}", on_select="rerun")
     cell = show.clicked(selection)
@@ -111,9 +102,9 @@ def diversity(table: TaskTable) -> None:
         right_Mn = np.stack([table.is_right(name)[known_N] for name in members]).mean(axis=0)
         gain = mean_interval(table.is_right("teacher")[known_N] - right_Mn)
         st.markdown(
-            f"The teachers answer differently in {apart.value:.0%} of their pairs; their mean is "
-            f"**{signed(100 * gain.value)} points** [{signed(100 * gain.low)}, {signed(100 * gain.high)}] more accurate "
-            "than one of them on average. That is what their differences are worth."
+            f"Two teachers answer differently in {apart.value:.0%} of the cases. What that is worth: their mean has "
+            f"**{signed(100 * gain.value)} points** of accuracy [{signed(100 * gain.low)}, {signed(100 * gain.high)}] "
+            "against one of them on average."
         )
 
 
@@ -124,10 +115,8 @@ def pair_of_voices(table: TaskTable, a: str, b: str) -> None:
     apart_N = (a_N != b_N) & known_N
     n, share = int(apart_N.sum()), share_of(int((known_N & ~apart_N).sum()), int(known_N.sum()))
     st.subheader(show.literal(f"{a} and {b}"), anchor=False)
-    words = (
-        f"They give one answer on {share.k:,} of {share.n:,} examples: {share.share:.1%} [{share.low:.1%}, "
-        f"{share.high:.1%}]."
-    )
+    words = f"They give one answer on {share.k:,} of {share.n:,} examples: {share.share:.1%}"
+    words += f" [{share.low:.1%}, {share.high:.1%}]."
     if n and "gold" not in (a, b) and table.has_gold.any():
         with_a, with_b = (int((apart_N & (table.gold_N == said)).sum()) for said in (a_N, b_N))
         words += (
@@ -142,10 +131,9 @@ def pair_of_voices(table: TaskTable, a: str, b: str) -> None:
             columns=[f"{b}: {label}" for label in table.task.labels],
         )
         st.dataframe(counts, width="content", alt=f"Answers of {a} (rows) and {b} (columns), counts.")
-    here = Filter(split=table.split)
     student = next((voice for voice in (a, b) if voice in table.voices and voice != "teacher"), None)
     if "teacher" in (a, b) and student is not None and n:
-        differ = here.but(agree=False, student_is=student)
+        differ = Filter(split=table.split, agree=False, student_is=student)
         links.explore_link(f"Open the {n:,} where they part in Explore", table.run, table.task, differ)
 
 
@@ -344,15 +332,9 @@ def follow(table: TaskTable) -> None:
         of_plain = sum(entry.with_member for entry in leave_one_out(table, student=BASELINE)) / hang
         words += f"; the student without distillation, which never saw them, in {of_plain:.0%}"
     st.markdown(words + ".")
-    show.figure(
-        plots.leave_one_out(
-            [entry.member for entry in left_out],
-            stayed_M=[entry.with_member for entry in left_out],
-            followed_M=[entry.with_rest for entry in left_out],
-            neither_M=[entry.neither for entry in left_out],
-        ),
-        key=f"left-out-{student}",
-    )
+    names, _, stayed_M, followed_M, neither_M, _ = zip(*left_out, strict=True)
+    figure = plots.leave_one_out(names, stayed_M=stayed_M, followed_M=followed_M, neither_M=neither_M)
+    show.figure(figure, key=f"left-out-{student}")
 
 
 # ---- the page ------------------------------------------------------------------------------------------------------

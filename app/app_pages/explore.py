@@ -13,7 +13,6 @@ import streamlit as st
 from app import export, links, show, state
 from app.filtering import (
     FILE_ORDER,
-    Order,
     boxed,
     filter_widgets,
     order_of,
@@ -32,6 +31,7 @@ from core.views.filters import Filter, apply, in_words, to_query
 from core.views.table import BASELINE, TaskTable
 
 SIZES = (25, 50, 100)
+FEW = 1000  # examples of which no scale of the shading is needed: the points are all there
 AXES = {"classes": ("entropy", "kl"), "regression": ("teacher_value", "gap")}
 MARKS = {True: "✓ ", False: "✗ "}
 
@@ -89,6 +89,8 @@ def density(run: Run, task: Task, table: TaskTable, filter_: Filter) -> None:
         return
     drawn = np.searchsorted(known, paging.sample(table, known))
     fig = density_scatter(x_N[known], y_N[known], drawn, x_name=COLUMNS[x].words, y_name=COLUMNS[y].words)
+    if len(known) < FEW:
+        fig.update_traces(showscale=False, selector={"type": "heatmap"})
     ranges = {entry.column: entry for entry in filter_.ranges}
     if x in ranges or y in ranges:
         sides = {}
@@ -168,21 +170,21 @@ def rows_table(run: Run, task: Task, table: TaskTable, filter_: Filter, rows: In
     if picked:
         open_row(run, task, table, int(page.rows[picked[0]]), filter_)
     if page.n_pages > 1:
-        st.session_state["page-of-examples"] = page.page
-        st.pagination(page.n_pages, key="page-of-examples", on_change=turned)
+        key = f"pages-{mark}"
+        st.pagination(page.n_pages, default=page.page, key=key, on_change=turned, args=(key,))
 
 
-def turned() -> None:
-    page = st.session_state["page-of-examples"]
+def turned(key: str) -> None:
+    page = st.session_state[key]
     state.set_query(page=None if page == 1 else str(page))
 
 
 COLUMN_CONFIG = {
-    "example": st.column_config.TextColumn(width="small", pinned=True),
-    "text": st.column_config.TextColumn(width="large"),
-    "second text": st.column_config.TextColumn(width="medium"),
+    "text": st.column_config.TextColumn(width=290),
+    "second text": st.column_config.TextColumn(width=230),
+    "candidates": st.column_config.ListColumn(width=320),
     **{
-        name: st.column_config.NumberColumn(format="%.3f", width="small")
+        name: st.column_config.NumberColumn(format="%.3f", width=82)
         for name in ("KL", "entropy", "disagreement", "gold value", "teacher ", "student ", "gap")
     },
 }
@@ -191,8 +193,7 @@ COLUMN_CONFIG = {
 def page_table(table: TaskTable, rows: IntArray, student: str) -> pa.Table:
     """Texts and the short form of everything else; texts of a table are shown as they are."""
     texts = table.texts(rows)
-    columns: dict[str, object] = {"example": [text.example_id.split("/", 1)[-1] for text in texts]}
-    columns["text"] = [text.text_a for text in texts]
+    columns: dict[str, object] = {"text": [text.text_a for text in texts]}
     if any(text.text_b is not None for text in texts):
         columns["second text"] = [text.text_b for text in texts]
     if any(text.candidates for text in texts):
@@ -217,6 +218,7 @@ def page_table(table: TaskTable, rows: IntArray, student: str) -> pa.Table:
     for title, name in numbers.items():
         if name in have:
             columns[title] = column(table, name, student=student)[rows]
+    columns["example"] = [text.example_id.split("/", 1)[-1] for text in texts]
     return pa.table(columns)
 
 
