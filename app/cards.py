@@ -28,8 +28,8 @@ from core.views.table import BASELINE, TaskTable, Text
 TILES = {
     "kl": "KL(teacher, student)",
     "entropy": "Entropy of the teacher",
-    "mutual_information": "Members' mutual information",
-    "disagreement": "Member pairs that disagree",
+    "mutual_information": "Mutual information",
+    "disagreement": "Disagreement",
     "student_kl_truth": "KL(truth, student)",
     "teacher_value": "Teacher",
     "student_value": "Student",
@@ -106,15 +106,14 @@ def text_box(table: TaskTable, row: int, student: str) -> None:
     """The texts as they are, then gold, the answers and the cohort."""
     text = table.texts([row])[0]
     labels = labels_of(table.task, text)
-    with st.container(border=True):
+    with st.container(border=True, gap="xsmall"):
         for caption, words in (("Text", text.text_a), ("Second text", text.text_b)):
             if words is not None:
                 st.caption(caption)
                 show.plain(words)
         if text.candidates:
             st.caption("Candidates")
-            for label in labels:
-                show.plain(label)
+            show.plain("\n".join(" ".join(label.split()) for label in labels))
         gold = table.gold_N[row]
         if table.is_regression:
             said = f"{gold:.2f}" if np.isfinite(gold) else "not known"
@@ -190,10 +189,12 @@ def loss_box(table: TaskTable, row: int, student: str, terms: LossTerms) -> None
         )
     )
     with st.grid(3, min_column_width=120, gap="small"):
-        st.metric("From the gold label", f"{hard:.3f}", border=True, help="(1 - alpha) times the cross-entropy, nats")
-        st.metric("From the teachers", f"{soft:.3f}", border=True, help="alpha T² KL(teachers, student), nats")
+        st.metric("Gold label", f"{hard:.3f}", border=True, help="(1 - alpha) times the cross-entropy, nats")
+        st.metric("Teachers", f"{soft:.3f}", border=True, help="alpha T² KL(teachers, student), nats")
         together = "no value" if np.isnan(terms.cosine) else f"{terms.cosine:+.2f}"
-        st.metric("Cosine of the two", together, border=True, help="-1: they pull against each other; 1: together")
+        st.metric(
+            "Cosine", together, border=True, help="of the two gradients; -1: they pull against each other, 1: together"
+        )
     labels = labels_of(table.task, table.texts([row])[0])
     shown = {
         "class": [("✓ " if i == table.gold_N[row] else "") + label for i, label in enumerate(labels)],

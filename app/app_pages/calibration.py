@@ -16,27 +16,15 @@ import streamlit as st
 from app import links, show
 from app.state import choice, current_run, current_split, current_table, current_task, guarded
 from core.metrics import Score, evaluate
+from core.plots import comparisons, densities
+from core.plots.arrays import mean_of
 from core.plots.calibration import ReliabilityCurve, reliability
-from core.plots.comparisons import Interval
-from core.plots.comparisons import error_copying as copying_figure
-from core.plots.densities import cell_ranges, entropy_transfer
-from core.plots.densities import data_map as map_figure
 from core.plots.style import Role, signed, spoken
 from core.plots.training import epoch_strip as strip_figure
 from core.store import Run
-from core.views import NotDefined
+from core.views import NotDefined, dynamics
 from core.views.derived import column
 from core.views.distances import Mean, mean_interval
-from core.views.dynamics import (
-    DataMap,
-    Dynamics,
-    data_map,
-    displacement,
-    epoch_strip,
-    has_dynamics,
-    positions_of,
-    read_dynamics,
-)  # fmt: skip
 from core.views.filters import Filter
 from core.views.reliability import Curve, curve, temperature_of
 from core.views.table import BASELINE, DEFAULT_STUDENT, TaskTable
@@ -60,8 +48,7 @@ def reliability_view(table: TaskTable) -> None:
     with st.container(horizontal=True, vertical_alignment="bottom"):
         scaled = st.toggle(
             "With the fitted temperature", key="scaled", disabled=fit is None,
-            help="Logits are divided by one number per model, fitted on the selection split. It changes no answer, only "
-            "how sure it is. Dotted: after it.",
+            help="Dotted: logits divided by one number, fitted on the selection split. It changes no answer.",
         )  # fmt: skip
         members = st.toggle("Each teacher", value=True, key="members", help="Thin lines: the members of the ensemble.")
     temperatures = {voice: temperature_of(fit, voice) for voice in voices if fit is not None and voice in fit.voices}
@@ -79,25 +66,19 @@ def reliability_view(table: TaskTable) -> None:
         ]
     st.markdown(" ".join(_sureness(plain[voice]) for voice in voices))
     show.figure(reliability(drawn), key=f"reliability-{scaled}-{members}")
-    frame = pd.DataFrame(
-        {
-            "who": [NAMES[voice][0] for voice in voices],
-            "sure minus right (points)": [_of(plain[voice].overconfidence, 100, sign=True) for voice in voices],
-            "ECE x 100": [_score(eces[voice]) for voice in voices],
-            "fitted temperature": [_temperature(temperatures.get(voice)) for voice in voices],
-            "ECE x 100 after it": [_score(after.get(voice)) for voice in voices],
-        }
-    )
+    columns = {
+        "sure minus right (points)": [_of(plain[voice].overconfidence, 100, sign=True) for voice in voices],
+        "ECE x 100": [_score(eces[voice]) for voice in voices],
+        "fitted temperature": [_temperature(temperatures.get(voice)) for voice in voices],
+        "ECE x 100 after it": [_score(after.get(voice)) for voice in voices],
+    }
+    frame = pd.DataFrame({"who": [NAMES[voice][0] for voice in voices], **columns})
     st.dataframe(frame, hide_index=True, width="stretch", alt="Calibration of teachers and students.")
+    why = " No temperature: there is no selection split with gold, or it is the one shown." if fit is None else ""
     st.caption(
         "15 bins of equally many examples; bars and brackets are 95 % intervals over examples. Students are means of "
         "their seeds' probabilities. On the dashed line a model is right as often as it is sure; below it, it is too "
-        "sure. Compare ECE only between models on the same examples: with finite bins, honesty scores above 0 too."
-        + (
-            ""
-            if fit is not None
-            else " No temperature: the selection split has no such predictions, or is the one shown."
-        )
+        f"sure. Compare ECE only on the same examples: with finite bins, honesty scores above 0 too.{why}"
     )
 
 
@@ -136,29 +117,22 @@ def entropy_view(table: TaskTable) -> None:
     r = np.corrcoef(teacher_n, student_n)[0, 1] if np.ptp(teacher_n) > 0 and np.ptp(student_n) > 0 else float("nan")
     risk_n = (teacher_n > 2 * top / 3) & (student_n < top / 3)
     risk = share_of(int(risk_n.sum()), len(risk_n))
-    doubt = (
-        "has as much doubt as"
-        if gap.low <= 0 <= gap.high
-        else "doubts more than"
-        if gap.value > 0
-        else "doubts less than"
-    )
-    follows = "" if np.isnan(r) else f" Where they doubt it doubts: r = {r:.2f}."
+    doubt = "doubts as much as" if gap.low <= 0 <= gap.high else f"doubts {'more' if gap.value > 0 else 'less'} than"
+    alike = "" if np.isnan(r) else f" Their entropies correlate with r = {r:.2f}."
     st.markdown(
-        f"**{show.literal(student)}** {doubt} its teachers: {signed(gap.value, 3)} nats [{signed(gap.low, 3)}, "
-        f"{signed(gap.high, 3)}].{follows} On **{risk.share:.1%}** of the examples [{risk.low:.1%}, {risk.high:.1%}] it "
-        "is sure where they are unsure: confidence that nobody taught."
+        f"**{show.literal(student)}** {doubt} its teachers: {_of(gap, 1, 3, sign=True)} nats.{alike} On "
+        f"**{risk.share:.1%}** of the examples [{risk.low:.1%}, {risk.high:.1%}] it is sure where they are unsure: "
+        "confidence that nobody taught."
     )
-    selection = show.figure(
-        entropy_transfer(teacher_n, student_n, n_classes), key=f"entropy-{student}", on_select="rerun"
-    )
+    figure = densities.entropy_transfer(teacher_n, student_n, n_classes)
+    selection = show.figure(figure, key=f"entropy-{student}", on_select="rerun")
     here = Filter(split=table.split, student_is=student)
     if risk.k:
         corner = here.with_range("entropy", low=2 * top / 3).with_range("student_entropy", high=top / 3)
         links.explore_link(f"Open the {risk.k:,} where only the student is sure", table.run, table.task, corner)
     cell = show.clicked(selection)
     if cell is not None:
-        box = cell_ranges(cell, n_classes=n_classes)
+        box = densities.cell_ranges(cell, n_classes=n_classes)
         inside = here.with_range("entropy", box.x_low, box.x_high)
         inside = inside.with_range("student_entropy", box.y_low, box.y_high)
         links.explore_link("Open the clicked cell's examples", table.run, table.task, inside)
@@ -174,31 +148,29 @@ def copies_view(table: TaskTable) -> None:
     names = {voice: NAMES.get(voice, (voice, "student"))[0] for voice in voices}
     first = found.share[voices[0]]
     words = (
-        f"Where the teachers are wrong ({first.n:,} examples), {names[voices[0]]} gives their wrong answer in "
-        f"**{first.share:.0%}** [{first.low:.0%}, {first.high:.0%}]"
+        f"Where the teachers are wrong ({first.n:,} examples), **{names[voices[0]]}** gives their wrong answer in "
+        f"**{first.share:.0%}** [{first.low:.0%}, {first.high:.0%}]."
     )
     if len(voices) == 2:
         wrong_N = (table.answers("teacher") != table.gold_N) & table.has_gold
         copied = [(table.answers(v) == table.answers("teacher"))[wrong_N].astype(float) for v in voices]
         gap = mean_interval(copied[0] - copied[1])
-        clear = not gap.low <= 0 <= gap.high
+        verdict = "no difference" if gap.low <= 0 <= gap.high else "more" if gap.value > 0 else "fewer"
         words += (
-            f", {names[voices[1]]} in {found.share[voices[1]].share:.0%}. "
-            + ("The difference is what distillation passed on" if clear and gap.value > 0 else "No error is passed on "
-               "beyond what the data suggest" if not clear else "It copies fewer than one that never saw them")
-            + f": {_of(gap, 100, sign=True)} points."
-        )  # fmt: skip
-    st.markdown(words if len(voices) == 2 else words + ".")
-    rows = [Interval("all errors", names[v], *found.share[v][:3], found.share[v].n) for v in voices]
+            f" **{names[voices[1]]}**, which never saw them, does so in {found.share[voices[1]].share:.0%}; "
+            f"what distillation passed on is the difference: **{verdict}**, {_of(gap, 100, sign=True)} points."
+        )
+    st.markdown(words)
+    rows = [comparisons.Interval("all errors", names[v], *found.share[v][:3], found.share[v].n) for v in voices]
     pairs = [divmod(int(flat), len(labels)) for flat in np.argsort(-found.n_CC, axis=None, kind="stable")]
     pairs = [(i, j) for i, j in pairs if found.n_CC[i, j] > 0][:6]
     for i, j in pairs:
         n = int(found.n_CC[i, j])
         for voice in voices:
             share = share_of(int(found.copied_CC[voice][i, j]), n)
-            rows.append(Interval(f"{labels[i]} called {labels[j]} ({n:,})", names[voice], *share[:3], n))
+            rows.append(comparisons.Interval(f"{labels[i]} called {labels[j]} ({n:,})", names[voice], *share[:3], n))
     roles = {names[voice]: NAMES[voice][1] for voice in voices if voice in NAMES}
-    selection = show.figure(copying_figure(rows, roles=roles), key="copies", on_select="rerun")
+    selection = show.figure(comparisons.error_copying(rows, roles=roles), key="copies", on_select="rerun")
     at = show.clicked(selection)
     if at is not None and at >= len(voices):
         i, j = pairs[(at - len(voices)) // len(voices)]
@@ -212,15 +184,15 @@ def copies_view(table: TaskTable) -> None:
 # ---- dynamics ------------------------------------------------------------------------------------------------------
 def map_view(table: TaskTable) -> None:
     model = chosen_training(table)
-    found = mapped(table, model)
-    hard = float((found.confidence < 0.35).mean())
+    _, found = read(table, model)
+    chance = 1 / table.task.n_outputs
     st.markdown(
         f"**{show.literal(model)}** over {found.n_epochs} epochs on {len(found.confidence):,} training examples: mean "
         f"probability of gold {found.confidence.mean():.2f}, right in {found.correctness.mean():.0%} of the epochs. "
-        f"**{hard:.0%}** stay below 0.35: hard, or labelled wrongly."
+        f"**{(found.confidence < chance).mean():.0%}** stay below chance ({chance:.2f}): hard, or labelled wrongly."
         + (" One epoch only: nothing varies, and the map is a line." if found.n_epochs == 1 else "")
     )
-    figure = map_figure(found.confidence, found.variability, found.correctness)
+    figure = densities.data_map(found.confidence, found.variability, found.correctness)
     row = show.clicked(show.figure(figure, key=f"map-{model}", on_select="rerun"))
     if row is not None and row < len(found.ids):
         name = str(found.ids[row])
@@ -228,14 +200,13 @@ def map_view(table: TaskTable) -> None:
         links.example_link(words, table.run, table.task, name, Filter(split="train"))
     else:
         st.caption("Click a point to open its example. The logits are those of training, with dropout on.")
-    twin = _twin(model)
-    if twin is not None and has_dynamics(table.run, twin, table.task.name):
-        moved = displacement(mapped(table, twin), found)
+    twin = twin_of(table, model)
+    if twin is not None:
+        moved = dynamics.displacement(read(table, twin)[1], found)
         up, calmer = mean_interval(moved.confidence), mean_interval(moved.variability)
         st.markdown(
             f"**Against {show.literal(twin)}**, which saw the same batches: probability of gold {_of(up, 1, 3, True)}, "
-            f"variability {_of(calmer, 1, 3, True)}. Soft targets ask for less than certainty, so a lower confidence "
-            "is what they teach. The five that moved furthest:"
+            f"variability {_of(calmer, 1, 3, True)}. The five examples that moved furthest:"
         )
         order = np.argsort(-np.abs(moved.confidence), kind="stable")[:5]
         for at in order.tolist():
@@ -246,52 +217,51 @@ def map_view(table: TaskTable) -> None:
 
 def strip_view(table: TaskTable) -> None:
     model = chosen_training(table)
-    dynamics = read(table, model)
+    seen, _ = read(table, model)
     train = current_table(table.run, table.task, "train")
     if not train.has_teacher:
-        raise NotDefined(f"The teachers of task '{task.name}' have no predictions on train, so nothing is matched.")
+        raise NotDefined(
+            f"The teachers of task '{table.task.name}' have no predictions on train, so nothing is matched."
+        )
     cohorts = cohorts_of(train)
     name = choice("Training examples", list(cohorts), key="cohort", default=next(iter(cohorts)), width=360)
     rows = cohorts[name]()
-    at_dynamics, at_train = positions_of(dynamics, train.ids)
+    at_dynamics, at_train = dynamics.positions_of(seen, train.ids)
     chosen = np.isin(at_train, rows)
     if not chosen.any():
         raise NotDefined(f"No training example that the epochs saw is in the cohort '{name}'.")
     positions, train_rows = at_dynamics[chosen], at_train[chosen]
-    found = epoch_strip(dynamics, positions, train.log_probs("teacher")[train_rows])
+    found = dynamics.epoch_strip(seen, positions, train.log_probs("teacher")[train_rows])
     n_epochs, n = found.kl.shape
     matched = share_of(int((found.first_match < n_epochs).sum()), n)
     at_once = float((found.first_match == 0).mean())
-    first, last = np.nanmean(found.kl[0]), np.nanmean(found.kl[-1])
+    first, last = mean_of(found.kl[0]), mean_of(found.kl[-1])
     st.markdown(
         f"{n:,} training examples. **{at_once:.0%}** have the teachers' answer after the first epoch, "
         f"**{matched.share:.0%}** [{matched.low:.0%}, {matched.high:.0%}] at some time; the mean KL to the teachers "
         f"goes from {first:.3f} to {last:.3f} nats."
     )
-    figure = strip_figure(
-        found.kl, first_match_N=np.where(found.first_match < n_epochs, found.first_match, -1), ids=train_rows
-    )
+    first_match_N = np.where(found.first_match < n_epochs, found.first_match, -1)
+    figure = strip_figure(found.kl, first_match_N=first_match_N, ids=train_rows)
     row = show.clicked(show.figure(figure, key=f"strip-{model}-{name}", on_select="rerun"))
     if row is not None:
-        (text,) = train.texts([row])
-        links.example_link(
-            f"Open {show.literal(text.example_id)}", table.run, table.task, text.example_id, Filter(split="train")
-        )
+        chosen_id = train.ids[row].as_py()
+        links.example_link(f"Open {show.literal(chosen_id)}", table.run, table.task, chosen_id, Filter(split="train"))
     else:
         st.caption("A row is an example, lighter is nearer to the teachers. Click a cell to open its example.")
 
 
 def cohorts_of(train: TaskTable) -> dict[str, Callable[[], np.ndarray]]:
     """Sets of training examples by what gold and teachers say of them; students say nothing about train."""
+    tenth = max(1, len(train) // 10)
     found: dict[str, Callable[[], np.ndarray]] = {
         "all": lambda: np.arange(len(train)),
         "the teachers contradict gold": lambda: np.flatnonzero(~train.is_right("teacher") & train.has_gold),
-        "the tenth with the most doubt": lambda: np.argsort(-column(train, "entropy"))[: max(1, len(train) // 10)],
+        "the tenth with the most doubt": lambda: np.argsort(-column(train, "entropy"))[:tenth],
     }
     if len(train.members) > 1:
-        found["the tenth with the most disagreement"] = lambda: np.argsort(-column(train, "mutual_information"))[
-            : max(1, len(train) // 10)
-        ]
+        most = "the tenth with the most disagreement"
+        found[most] = lambda: np.argsort(-column(train, "mutual_information"))[:tenth]
     for c, label in enumerate(train.task.labels):
         found[f"gold is {label}"] = lambda c=c: np.flatnonzero(train.gold_N == c)
     return found
@@ -300,37 +270,33 @@ def cohorts_of(train: TaskTable) -> dict[str, Callable[[], np.ndarray]]:
 def chosen_training(table: TaskTable) -> str:
     """A student that kept its training logits, kd's first; then the other models."""
     roles = table.models.roles
-    models = [name for name in roles if has_dynamics(table.run, name, table.task.name) and roles[name].fold is None]
-    models.sort(key=lambda name: (roles[name].kind != "student", roles[name].variant != DEFAULT_STUDENT,
-                                  roles[name].variant != BASELINE))  # fmt: skip
+    models = [
+        name for name in roles if dynamics.has_dynamics(table.run, name, table.task.name) and roles[name].fold is None
+    ]
+    first = {DEFAULT_STUDENT: 0, BASELINE: 1}
+    models.sort(key=lambda name: (roles[name].kind != "student", first.get(roles[name].variant or "", 2)))
     if not models:
         raise NotDefined(f"No training of this run kept its logits on '{table.task.name}': `dynamics` was off.")
-    return choice("Training", models, key="student", default=models[0], width=260)
+    return choice("Training", models, key="training", default=models[0], width=260)
 
 
-def _twin(model: str) -> str | None:
-    """The student of the same seed without distillation."""
-    role = table.models.roles.get(model)
-    if role is None or role.kind != "student" or role.variant == BASELINE:
-        return None
-    return table.models.students(table.task.name).get(BASELINE, {}).get(role.seed or 0)
+def twin_of(table: TaskTable, model: str) -> str | None:
+    """The student of the same seed without distillation, if it kept its logits."""
+    role = table.models.roles[model]
+    twins = {} if role.kind != "student" or role.variant == BASELINE else table.models.students(table.task.name)
+    twin = twins.get(BASELINE, {}).get(role.seed or 0)
+    return twin if twin is not None and dynamics.has_dynamics(table.run, twin, table.task.name) else None
 
 
 @st.cache_resource(max_entries=6, show_spinner="Reading the training's logits")
-def _read(path: str, model: str, task_name: str, mark: int) -> tuple[Dynamics, DataMap]:
-    dynamics = read_dynamics(Run(path), model, task_name)
-    return dynamics, data_map(dynamics)
+def _read(path: str, model: str, task_name: str, mark: int) -> tuple[dynamics.Dynamics, dynamics.DataMap]:
+    seen = dynamics.read_dynamics(Run(path), model, task_name)
+    return seen, dynamics.data_map(seen)
 
 
-def read(table: TaskTable, model: str) -> Dynamics:
-    path = table.run.dynamics_path(model, table.task.name)
-    mark = path.stat().st_mtime_ns if path.exists() else 0
-    return _read(str(table.run.path), model, table.task.name, mark)[0]
-
-
-def mapped(table: TaskTable, model: str) -> DataMap:
-    path = table.run.dynamics_path(model, table.task.name)
-    return _read(str(table.run.path), model, table.task.name, path.stat().st_mtime_ns)[1]
+def read(table: TaskTable, model: str) -> tuple[dynamics.Dynamics, dynamics.DataMap]:
+    mark = table.run.dynamics_path(model, table.task.name).stat().st_mtime_ns
+    return _read(str(table.run.path.resolve()), model, table.task.name, mark)
 
 
 # ---- who speaks, and in which words --------------------------------------------------------------------------------
@@ -370,7 +336,8 @@ def _score(score: Score | None) -> str:
 
 # ---- the page ------------------------------------------------------------------------------------------------------
 SHOWN = {
-    "reliability": reliability_view, "entropy": entropy_view, "copies": copies_view, "map": map_view, "strip": strip_view,
+    "reliability": reliability_view, "entropy": entropy_view, "copies": copies_view, "map": map_view,
+    "strip": strip_view,
 }  # fmt: skip
 run = current_run()
 task = current_task(run, classes_only=True)

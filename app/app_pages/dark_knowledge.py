@@ -66,7 +66,9 @@ def controls_view(table: TaskTable) -> None:
         words = {"this": table.task.name, "all": f"mean of {len(with_teacher)} tasks with a teacher"}
         scope = choice("On", scopes, key="over", default="this", kind="segmented", words=words.__getitem__)
     tasks = [table.task.name] if scope == "this" else with_teacher
+    order = [DEFAULT_STUDENT, *NEEDS_TEACHER]  # controls as the config names them, then what is made of kd
     found = controls(results, tasks=tasks, metric=metric, split=table.split)
+    found.sort(key=lambda control: order.index(control.variant) if control.variant in order else len(order))
     paired = [control for control in found if control.minus_hard is not None]
     if not paired:
         raise NotDefined(f"No student is paired with '{BASELINE}' by seed here, so nothing can be compared.")
@@ -75,12 +77,13 @@ def controls_view(table: TaskTable) -> None:
         f"{'Higher' if HIGHER_IS_BETTER[metric] else 'Lower'} is better; open markers are no difference."
     )
     rows = [
-        Interval(_words(control.variant), control.variant, *_interval(control.minus_hard), control.minus_hard.n)
+        Interval(control.variant, "student", *_interval(control.minus_hard), control.minus_hard.n)
         for control in paired
         if control.minus_hard is not None
     ]
     label = f"{METRICS[metric]} x 100, minus gold alone (± 2 standard errors)"
-    show.figure(points_and_intervals(rows, metric=label, zero_line=True, roles=_roles(rows)), key=f"controls-{metric}")
+    figure = points_and_intervals(rows, metric=label, zero_line=True, roles={"student": "student"})
+    show.figure(figure.update_layout(showlegend=False), key=f"controls-{metric}-{scope}")
     for sentence in verdicts(paired, table, metric):
         st.markdown(sentence)
     frame = pd.DataFrame(
@@ -116,8 +119,8 @@ def verdicts(paired: list[Control], table: TaskTable, metric: str) -> list[str]:
         elif drops is not None and gap is not None:
             name, size = f"**{_words(control.variant)}**", f"({_said(gap)}, {gap.n} seeds)"
             said += {
-                "no difference": [f"The real teachers equal {name} within two standard errors {size}: leaving out {drops} "
-                                  f"costs no {METRICS[metric]} that this many seeds can show."],
+                "no difference": [f"The real teachers equal {name} within two standard errors {size}: leaving out "
+                                  f"{drops} costs no {METRICS[metric]} that this many seeds can show."],
                 "better": [f"The real teachers are better than {name} {size}: {drops} is worth that here."],
                 "worse": [f"The real teachers are worse than {name} {size}."],
             }.get(gap.verdict, [])  # fmt: skip
@@ -237,13 +240,13 @@ def who_taught_whom(table: TaskTable) -> None:
         )
     st.markdown(words)
     teacher_n, known_N = table.is_right("teacher")[table.has_gold], table.has_gold
-    rows = [LedgerRow("mean of seeds", [whole.counts[c.name] for c in COHORTS], net.low * net.n, net.high * net.n)]
+    rows = [LedgerRow("mean of seeds", [whole.counts[c.name] for c in COHORTS], net.low, net.high)]
     if len(over.seeds) > 1:
         for seed, (plain, taught) in seed_pairs(table, student).items():
             codes_n = cohort_codes(teacher_n, table.is_right(plain)[known_N], table.is_right(taught)[known_N])
             of_seed = over.net[over.seeds.index(seed)]
             counts = np.bincount(codes_n, minlength=len(COHORTS)).tolist()
-            rows.append(LedgerRow(f"seed {seed}", counts, of_seed.low * of_seed.n, of_seed.high * of_seed.n))
+            rows.append(LedgerRow(f"seed {seed}", counts, of_seed.low, of_seed.high))
     selection = show.figure(flip_ledger(rows), key=f"ledger-{student}", on_select="rerun")
     here = Filter(split=table.split, student_is=student)
     cohort = show.clicked(selection)

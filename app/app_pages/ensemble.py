@@ -273,7 +273,8 @@ def compare_strategies(table: TaskTable, models: tuple[str, ...], mark: Any) -> 
     cells = {label: [100 * of[name].value for of in scores.values()] for name, label in columns.items()}
     frame = pd.DataFrame({"strategy": [WORDS[name] for name in scores], **cells})
     frame["fitted on"] = ["–" if fit is None or name not in FITTED else fit.split for name in scores]
-    frame["note"] = [notes.get(name, "") for name in scores]
+    if notes:
+        frame["note"] = [notes.get(name, "") for name in scores]
     st.dataframe(
         frame, hide_index=True, width="stretch", alt="Scores of every way to combine the members.",
         column_config={label: st.column_config.NumberColumn(label, format="%.1f") for label in columns.values()},

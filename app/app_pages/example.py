@@ -100,7 +100,7 @@ def details(table: TaskTable, row: int, student: str, filter_: Filter) -> None:
             for text, distance in zip(table.texts(found), distances, strict=True):
                 words = " / ".join(part for part in (text.text_a, text.text_b) if part)
                 links.example_link(
-                    f"{distance:.3f} · {show.literal(words if len(words) <= 110 else words[:109] + '…')}",
+                    f"{distance:.3f} · {show.literal(words if len(words) <= 80 else words[:79] + '…')}",
                     run,
                     task,
                     text.example_id,

@@ -34,7 +34,7 @@ from core.views.filters import Filter
 from core.views.gradients import ALPHAS, TEMPERATURES, Norms, gradient_norms, loss_grid, what_if
 from core.views.paging import SAMPLE_ROWS, sample
 from core.views.roles import role_of
-from core.views.table import DEFAULT_STUDENT, TaskTable
+from core.views.table import DEFAULT_STUDENT, TaskTable, fingerprint
 
 VIEWS = {"one": "One example", "all": "The data set", "refit": "Refit a head"}
 CARD_TEMPERATURES = TEMPERATURES[::2]  # each is a frame of the figure for every alpha
@@ -274,7 +274,6 @@ def refit_live(table: TaskTable, model: str) -> None:
     )
     require_linear_head(table.task)
     path = features_path(table.run, model, table.task.name)
-    mark = (str(table.run.path), table.task.name, table.split, path.stat().st_mtime_ns if path.exists() else 0, model)
     if not path.exists():
         show.empty(
             "Nothing to fit a head on",
@@ -282,6 +281,8 @@ def refit_live(table: TaskTable, model: str) -> None:
             f"python -m core run --out {table.run.path} --set runtime.keep_features=true",
         )
         return
+    stored = (path.stat().st_mtime_ns, fingerprint(table.run, table.task.name))
+    mark = (str(table.run.path), *stored, table.split, model)
     columns = st.columns(3)
     loss = columns[0].segmented_control(
         "Loss", LOSSES, default=LOSSES[0], required=True, key="refit-loss",

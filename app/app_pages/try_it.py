@@ -1,5 +1,146 @@
-"""Being written."""
+"""Try it: type a text, and every teacher, their mean and the students answer.
 
+The only page that needs torch and weights; torch is loaded with the first question. After it, every change of the text
+is asked again.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
 import streamlit as st
 
-st.caption("Being written.")
+from app import asking, show, state
+from app.asking import Question
+from core.config import digest
+from core.store import Run, read_json
+from core.tasks import Task
+from core.views.catalogue import Models, models_of_run
+from core.views.paging import sample
+from core.views.table import BASELINE, DEFAULT_STUDENT, Text
+
+
+def prefilled(run: Run, task: Task, split: str) -> Text | None:
+    """The example of the URL's `ex`, else one of the data, so that there is something to change."""
+    try:
+        table = state.current_table(run, task, split)
+        asked = st.query_params.get("ex")
+        row = table.row_of(asked) if asked is not None else int(sample(table, np.arange(len(table)), 1)[0])
+        return table.texts([row])[0]
+    except (ValueError, OSError):
+        return None
+
+
+def question_form(task: Task, start: Text | None) -> Question:
+    """Fields that fit the task. Their keys hold the task and the example, so that another one brings its own text."""
+    mark = digest([task.name, start.example_id if start else ""])
+    text = st.text_area(
+        "Question" if task.kind == "ranking" else "Text",
+        start.text_a if start else "",
+        key=f"text-{mark}",
+        height=90,
+        max_chars=4000,
+    )
+    if task.kind == "ranking":
+        given = (start.candidates if start else None) or ("",) * task.n_outputs
+        candidates = [
+            st.text_input(f"Candidate {i}", given[i - 1], key=f"candidate-{i}-{mark}", max_chars=1000)
+            for i in range(1, task.n_outputs + 1)
+        ]
+        return Question(text, candidates=tuple(candidates))
+    if task.is_pair:
+        second = st.text_area(
+            "Second text", (start.text_b or "") if start else "", key=f"second-{mark}", height=90, max_chars=4000
+        )
+        return Question(text, text_b=second)
+    return Question(text)
+
+
+def recipe_note(run: Run, models: Models) -> str:
+    """The mean drawn here is the arithmetic one; say so where students were taught another."""
+    if models.taught_by is None or not (run.path / "ensembles.json").exists():
+        return ""
+    strategy = read_json(run.path / "ensembles.json").get(models.taught_by, {}).get("strategy", "mean_probs")
+    return "" if strategy == "mean_probs" else f" This run's students were taught by another recipe, {strategy}."
+
+
+def ask_everybody(run: Run, task: Task, question: Question, panel: asking.Panel, student: str) -> None:
+    answers: dict[str, np.ndarray | float] = {}
+    slot, bar = st.empty(), st.empty()
+    everybody = [*panel.teachers, *panel.students.get(student, ()), *panel.students.get(BASELINE, ())]
+    everybody = list(dict.fromkeys(everybody))
+    for i, name in enumerate(everybody, start=1):
+        bar.progress(i / len(everybody), text=f"{show.literal(name)} answers, {i} of {len(everybody)}")
+        answers[name] = asking.answer(run, name, task, question)
+    bar.empty()
+    with slot.container():
+        fig = asking.chart(task, question, panel, answers, student)
+        show.figure(fig, key=f"answers-{digest([run.path.name, task.name, student])}")
+    if task.kind == "regression":
+        said = {"model": everybody, "value": [float(answers[name]) for name in everybody]}
+    else:
+        labels = list(question.candidates or task.labels)
+        probs = np.stack([np.asarray(answers[name]) for name in everybody])
+        said = {"model": everybody, "answer": [labels[i] for i in probs.argmax(axis=1)]}
+        said |= {f"{i}. {label}": probs[:, i - 1] for i, label in enumerate(labels, start=1)}
+    number = st.column_config.NumberColumn(format="%.3f")
+    with st.expander("Every answer in numbers"):
+        st.dataframe(
+            pa.table(said),
+            hide_index=True,
+            column_config={name: number for name in said if name not in ("model", "answer")},
+            alt=f"Answers of {len(everybody)} models",
+        )
+
+
+# ---- the page ------------------------------------------------------------------------------------------------------
+run = state.current_run()
+task = state.current_task(run)
+split = state.current_split(run, task)
+with state.guarded("This cannot be asked"):
+    models = models_of_run(run)
+    panel = asking.panel_of(run, models, task)
+    if not panel.everybody:
+        if panel.missing:
+            words = (
+                f"Their predictions are here, their weights are not: {', '.join(panel.missing)}. A run may be kept "
+                "without weights; everything but this page reads it. This trains them again:"
+            )
+            again = f"python -m core run --out {run.path} --from multitask --set runtime.keep_models=true"
+            show.empty("The models' weights were deleted", words, again, icon=":material/weight:")
+        else:
+            words = f"This run has no teacher and no student of task {task.name} yet."
+            show.empty("Nobody to ask yet", words, f"python -m core run --out {run.path}", icon=":material/person_off:")
+        st.stop()
+    left, right = st.columns([2, 3], gap="medium")
+    with left:
+        question = question_form(task, prefilled(run, task, split))
+        variants = [name for name in panel.students if name != BASELINE] or list(panel.students)
+        student = DEFAULT_STUDENT
+        if variants:
+            default = DEFAULT_STUDENT if DEFAULT_STUDENT in variants else variants[0]
+            student = default
+            if len(variants) > 1:
+                student = state.choice("Student", variants, key="student", default=default)
+        wrong = asking.problem(task, question)
+        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+            if st.button("Ask everybody", type="primary", icon=":material/forum:", disabled=wrong is not None):
+                st.session_state["asked"] = True
+            who = f"{len(panel.teachers)} teachers, {sum(map(len, panel.students.values()))} students"
+            st.caption(wrong or who)
+        if panel.missing:
+            show.plain(f"Without weights, hence silent: {', '.join(panel.missing)}.", faint=True)
+    with right:
+        if wrong is not None or not st.session_state.get("asked"):
+            show.empty(
+                "Nobody has been asked yet",
+                "Change the text and ask. The first question loads torch, which takes some seconds; after that every "
+                "change of the text is answered at once.",
+                icon=":material/forum:",
+            )
+            st.stop()
+        if not asking.is_loaded():
+            with st.spinner("Loading torch and the models' code, once for this server", show_time=True):
+                asking.load()
+        ask_everybody(run, task, question, panel, student)
+        st.caption(f"The violet line is the mean of the teachers' answers.{show.literal(recipe_note(run, models))}")
