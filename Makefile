@@ -3,18 +3,31 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUN := runs/demo
+SHOWN := runs/controls
 
-.PHONY: run test check lock clean help
+.PHONY: run lab notebooks test check screenshots lock clean help
 
 help:
 	@echo "make run    set up, run the whole pipeline on the embedded suite into $(RUN), print the results table"
+	@echo "make lab    set up, open JupyterLab on notebooks/"
+	@echo "make notebooks  run all notebooks on the smoke preset, write them as pages into docs/rendered"
 	@echo "make test   set up, lint, type-check, run all tests"
 	@echo "make check  lint and types alone"
+	@echo "make screenshots  pictures of every page of $(SHOWN) into docs/screenshots (needs chromium)"
 	@echo "make lock   rewrite constraints.txt from .venv"
 	@echo "make clean  remove .venv and caches (runs stay)"
 
 run: $(VENV)/.run
 	$(BIN)/python -m core run --preset demo --out $(RUN)
+
+lab: $(VENV)/.notebooks
+	$(BIN)/jupyter lab --notebook-dir=notebooks
+
+# With three seeds and every control there is something to see in each of them.
+notebooks: $(VENV)/.notebooks
+	@mkdir -p reports/notebooks
+	$(BIN)/python -m core notebooks --run runs/notebooks --out reports/notebooks --html docs/rendered \
+		-p seeds=3 -p 'variants=[hard,kd,label_smoothing,cwtm,dkpp,adaptive_smoothing,truth]'
 
 test: check
 	$(BIN)/python -m pytest --cov=core --cov-report=term:skip-covered --cov-fail-under=90
@@ -23,6 +36,9 @@ check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+screenshots: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.screenshots $(SHOWN) docs/screenshots
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -36,6 +52,10 @@ $(VENV)/.run: $(BIN)/python pyproject.toml constraints.txt
 
 $(VENV)/.dev: $(BIN)/python pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@ $(VENV)/.run
+
+$(VENV)/.notebooks: $(BIN)/python pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[app,notebooks]'
 	@touch $@ $(VENV)/.run
 
 lock:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import streamlit as st
 
+from app import state
 from core.calibration import IntArray
 from core.store import Run
 from core.views import paging
@@ -74,14 +75,9 @@ def _ordered(_table: TaskTable, place: tuple[str, ...], query: tuple[tuple[str, 
 
 def write_filter(filter_: Filter) -> None:
     """Puts the filter into the URL in place of the old one; the table begins at page 1 again."""
-    query = to_query(filter_)
-    for key in (*KEYS, *RANGED):
-        if key in query:
-            st.query_params[key] = query[key]
-        elif key != "split":
-            st.query_params.pop(key, None)
-    for key in ("page", "ex"):
-        st.query_params.pop(key, None)
+    own = (*KEYS, *RANGED, "page", "ex")
+    others = {key: text for key, text in st.query_params.items() if key not in own}
+    state.rewrite_query(others | to_query(filter_))
 
 
 # ---- widgets -------------------------------------------------------------------------------------------------------

@@ -44,10 +44,10 @@ def example_query(run: Run, task: Task | str, example_id: str, filter_: Filter, 
     return {**place(run, task), **to_query(filter_), "ex": example_id, **view}
 
 
-def filter_of(query: Mapping[str, str], task: Task) -> Filter:
-    """The filter that a URL of explore or example holds. Raises `ValueError` for what it does not understand: a link
-    that is half understood shows the wrong examples and looks right."""
-    return from_query({key: text for key, text in query.items() if key not in (*PLACE, *VIEW)}, task)
+def filter_of(query: Mapping[str, str], task: Task, split: str) -> Filter:
+    """The filter that a URL of explore or example holds, on the page's split. Raises `ValueError` for what it does not
+    understand: a link that is half understood shows the wrong examples and looks right."""
+    return from_query({key: text for key, text in query.items() if key not in (*PLACE, *VIEW)}, task).but(split=split)
 
 
 # ---- elements ------------------------------------------------------------------------------------------------------

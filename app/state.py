@@ -34,11 +34,11 @@ from core.views.table import TaskTable, fingerprint, load_table, splits_of
 
 ROOT = Path(__file__).resolve().parents[1]
 DEMO = "make run"
-GLOBAL = ("run", "task", "split")
 T = TypeVar("T")
 
-# The row beside the page's title; set by the entry script in each of its runs.
+# The row beside the page's title, and what the URL does not say yet; set by the entry script in each of its runs.
 HEADER: ContextVar[DeltaGenerator | None] = ContextVar("header", default=None)
+PENDING: ContextVar[dict[str, str] | None] = ContextVar("pending", default=None)
 
 
 # ---- runs ----------------------------------------------------------------------------------------------------------
@@ -99,7 +99,7 @@ def current_task(run: Run, *, classes_only: bool = False) -> Task:
     wanted = _wanted("task")
     if wanted in tasks and wanted not in fit:
         st.caption(f"{show.literal(wanted)} is a regression and has no distributions over classes; here is another.")
-        st.query_params.pop("task", None)
+        set_query(task=None)
         st.session_state.pop("state-task", None)
     default = max(fit, key=lambda name: (fit[name].has_teacher, min(fit[name].n_outputs, 3)))
     return fit[_chosen_in_header("task", "Task", list(fit), default=default)]
@@ -191,9 +191,9 @@ def choice(
     def changed() -> None:
         value = st.session_state[widget]
         if value is None or value == default:
-            st.query_params.pop(key, None)
+            set_query(**{key: None})
         else:
-            st.query_params[key] = name(value)
+            set_query(**{key: name(value)})
 
     draw: Any = {"select": st.selectbox, "segmented": st.segmented_control}[kind]
     if kind == "segmented":
@@ -203,12 +203,28 @@ def choice(
 
 
 def set_query(**values: str | None) -> None:
-    """Writes parameters into the URL; None removes one."""
-    for key, value in values.items():
-        if value is None:
-            st.query_params.pop(key, None)
-        elif st.query_params.get(key) != value:
-            st.query_params[key] = value
+    """Writes parameters into the URL, at once: each write is a step of the browser's history. None removes one."""
+    kept = {key: text for key, text in st.query_params.items() if key not in values}
+    rewrite_query(kept | {key: text for key, text in values.items() if text is not None})
+
+
+def rewrite_query(query: Mapping[str, str]) -> None:
+    """The URL's parameters are then these and no other."""
+    if dict(st.query_params.items()) != dict(query):
+        st.query_params.from_dict(query)
+
+
+def begin(header: DeltaGenerator) -> None:
+    """Called by the entry script before the page, `finish` after it."""
+    HEADER.set(header)
+    PENDING.set({})
+
+
+def finish() -> None:
+    """Writes into the URL what the page has looked up for itself, unless it is left for another page."""
+    pending = PENDING.get()
+    if pending and getattr(sys.exc_info()[0], "__name__", "") != "RerunException":
+        st.query_params.update(pending)
 
 
 def _wanted(key: str) -> str | None:
@@ -247,7 +263,11 @@ def _chosen_in_header(key: str, label: str, options: list[str], *, default: str)
     assert wanted is not None
     st.session_state[f"state-{key}"] = wanted
     if not from_url:
-        st.query_params[key] = wanted
+        pending = PENDING.get()
+        if pending is None:
+            st.query_params[key] = wanted
+        else:
+            pending[key] = wanted
     return wanted
 
 
@@ -256,15 +276,13 @@ def _header_changed(key: str) -> None:
     value = st.session_state[f"header-{key}"]
     if value is None:
         return
-    kept = {name: st.query_params[name] for name in GLOBAL[: GLOBAL.index(key)] if name in st.query_params}
+    query = dict(st.query_params.items())
     if key == "split":
-        kept |= {name: text for name, text in st.query_params.items() if name not in ("ex", "pin", "page", "id")}
-    elif key == "run" and "task" in st.query_params:
-        kept["task"] = st.query_params["task"]
-    for name in [name for name in st.query_params if name not in kept]:
-        st.query_params.pop(name)
-    st.query_params[key] = value
-    # A task or split that the other run does not have is looked up afresh there.
-    if key == "run" and "task" in kept:
-        st.session_state["state-task"] = kept["task"]
-        st.query_params.pop("task")
+        kept = {name: text for name, text in query.items() if name not in ("ex", "pin", "page", "id")}
+    elif key == "task":
+        kept = {name: text for name, text in query.items() if name == "run"}
+    else:
+        kept = {}
+        # Looked up in the other run, which may not have it.
+        st.session_state["state-task"] = query.get("task")
+    rewrite_query(kept | {key: value})

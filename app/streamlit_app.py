@@ -14,7 +14,7 @@ import streamlit as st
 if (root := str(Path(__file__).resolve().parents[1])) not in sys.path:
     sys.path.insert(0, root)
 
-from app.state import HEADER
+from app import state
 
 # File, title, icon, question. The order is that of looking: what is there, which examples, why.
 PAGES = [
@@ -43,5 +43,9 @@ header = st.container(horizontal=True, vertical_alignment="bottom")
 with header.container(width="stretch", gap=None):
     st.title(page.title, anchor=False)
     st.caption(question)
-HEADER.set(header.container(horizontal=True, width=560, gap="small"))
-page.run()
+# Runs are about no task and no split: one selector.
+state.begin(header.container(horizontal=True, width=190 if page.title == "Runs" else 560, gap="small"))
+try:
+    page.run()
+finally:
+    state.finish()

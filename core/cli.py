@@ -1,4 +1,4 @@
-"""`python -m core ...`: run, status, report, predict. Each command is a few lines around core/pipeline or core/report.
+"""`python -m core ...`: run, status, report, predict, pretrain, notebooks, sweep. A few lines each around the modules.
 
 Torch is imported by the commands that need it and when they need it: `status`, `report` and an up-to-date `run`
 answer at once.
@@ -181,6 +181,42 @@ def predict(
 
 
 @app.command()
+def import_predictions(
+    out: Annotated[Path, typer.Option(help="run directory, made when it does not exist, or an imported one")],
+    task: Annotated[str, typer.Option(help="a known task, for example snli")],
+    examples: Annotated[list[str], typer.Option(help="FILE or SPLIT=FILE, repeatable")],
+    model: Annotated[list[str], typer.Option(help="NAME=FILE or NAME=FILE@COLUMN=VALUE, repeatable")],
+    role: Annotated[
+        list[str] | None, typer.Option(help="NAME=teacher, member, ensemble, soup or student:VARIANT:SEED")
+    ] = None,
+    humans: Annotated[Path | None, typer.Option(help="JSON lines of uid, label_counter (chaosNLI)")] = None,
+    key: Annotated[str | None, typer.Option(help="id column of all files [default: pairID for NLI]")] = None,
+    probs: Annotated[bool, typer.Option("--probs", help="files hold probabilities, not logits")] = False,
+    partial: Annotated[bool, typer.Option("--partial", help="keep the examples that all models have")] = False,
+) -> None:
+    """Make a run of predictions from elsewhere, for the dashboard and the views."""
+    console = _console()
+    with _user_errors():
+        from core import importing
+
+        done = importing.import_predictions(
+            Run(out),
+            task,
+            examples=examples,
+            models=model,
+            roles=role or (),
+            humans=humans,
+            key=key,
+            probs=probs,
+            partial=partial,
+        )
+        rows = ", ".join(f"{n} {split}" for split, n in done["rows"].items())
+        console.print(f"{out}: task '{task}', {rows} examples, {done['left_out']['examples']} left out", markup=False)
+        for name, accuracy in done["accuracy"].items():
+            console.print(f"  {name:<24} accuracy {accuracy:.4f}", markup=False, highlight=False)
+
+
+@app.command()
 def pretrain(
     text: Annotated[Path, typer.Option(help="text file, one sentence or paragraph a line, or a folder of *.txt")],
     out: Annotated[Path, typer.Option(help="folder to write; any stage takes it as its encoder")],
@@ -232,6 +268,52 @@ def pretrain(
             markup=False,
         )
         console.print(f"\nNext: python -m core run --set 'multitask.encoders=[{out}]' ...", markup=False)
+
+
+@app.command()
+def notebooks(
+    run: Annotated[Path, typer.Option(help="run directory, made when it does not exist")],
+    out: Annotated[Path, typer.Option(help="folder for the executed notebooks; it must exist")],
+    only: Annotated[list[str] | None, typer.Option(help="one notebook, for example 6_distill; repeatable")] = None,
+    values: Annotated[list[str] | None, typer.Option("-p", help="name=value, a parameter; repeatable")] = None,
+    html: Annotated[Path | None, typer.Option(help="also write pages that need no JupyterLab into this folder")] = None,
+) -> None:
+    """Execute the notebooks on a run, strictly checked; failed ones are kept with their error."""
+    console = _console()
+    with _user_errors():
+        from core.notebooks import parse_values, run_notebooks, write_pages
+
+        done = run_notebooks(run, out, only=only or (), values=parse_values(values or ()), console=console)
+        for outcome in done:
+            says = "[green]done[/green]" if outcome.error is None else f"[red]{escape(outcome.error)}[/red]"
+            console.print(f"{outcome.notebook:<18}{outcome.seconds:6.1f} s  {says}  {outcome.path}", soft_wrap=True)
+        whole = [outcome.path for outcome in done if outcome.error is None]
+        if html is not None and whole:
+            console.print(f"pages: {write_pages(whole, html)[0].parent}")
+    if len(whole) < len(done):
+        raise typer.Exit(1)
+
+
+@app.command()
+def sweep(
+    run: Annotated[Path, typer.Option(help="base run: its members and teachers are shared by all cells")],
+    out: Annotated[Path, typer.Option(help="folder for the cells, each a run directory")],
+    grid: Annotated[Path | None, typer.Option(help="YAML file: parameter: [values]")] = None,
+    values: Annotated[list[str] | None, typer.Option("-p", help="name=a,b,c; repeatable")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="cells at a time: one a core on a CPU, 1 on a GPU")] = 1,
+) -> None:
+    """Train a grid of students (alpha, temperature, loss) on one run's teachers; the same command goes on."""
+    console = _console()
+    with _user_errors():
+        from core.sweep import read_grid, run_sweep
+
+        done = run_sweep(Run(run), read_grid(grid, values or ()), out, n_jobs=jobs, console=console)
+        if done.page is not None:
+            console.print(f"\n{done.table}\n{done.page}", markup=False)
+        if done.failed:
+            console.print(f"{len(done.failed)} cells failed; the same command tries them again", markup=False)
+    if done.failed:
+        raise typer.Exit(1)
 
 
 def main() -> None:

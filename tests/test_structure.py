@@ -25,7 +25,7 @@ ORDER = """
     plan report views plots refit
     ---- above this line: no torch ----
     readers columns data device tokens batching losses heads encoder model optim predict train
-    rtd pretrain stages workers progress pipeline cost ask notebook notebooks sweep cli __main__
+    rtd pretrain stages workers progress pipeline cost importing ask notebook notebooks sweep cli __main__
 """
 NO_TORCH, BELOW = (part.split() for part in ORDER.split("---- above this line: no torch ----"))
 UNITS = [*NO_TORCH, *BELOW]

@@ -168,7 +168,7 @@ def copies_view(table: TaskTable) -> None:
         n = int(found.n_CC[i, j])
         for voice in voices:
             share = share_of(int(found.copied_CC[voice][i, j]), n)
-            rows.append(comparisons.Interval(f"{labels[i]} called {labels[j]} ({n:,})", names[voice], *share[:3], n))
+            rows.append(comparisons.Interval(f"{labels[i]} → {labels[j]}", names[voice], *share[:3], n))
     roles = {names[voice]: NAMES[voice][1] for voice in voices if voice in NAMES}
     selection = show.figure(comparisons.error_copying(rows, roles=roles), key="copies", on_select="rerun")
     at = show.clicked(selection)
@@ -178,7 +178,7 @@ def copies_view(table: TaskTable) -> None:
         words = f"Open those that are {labels[i]} and that teachers and {voices[0]} call {labels[j]}"
         links.explore_link(show.literal(words), table.run, table.task, both)
     else:
-        st.caption("Bars are shares with Wilson's 95 % intervals. Click a pair of classes to open the copied errors.")
+        st.caption("Gold → the teachers, commonest first; Wilson's 95 % intervals. Click a bar to open its examples.")
 
 
 # ---- dynamics ------------------------------------------------------------------------------------------------------
@@ -216,15 +216,16 @@ def map_view(table: TaskTable) -> None:
 
 
 def strip_view(table: TaskTable) -> None:
-    model = chosen_training(table)
-    seen, _ = read(table, model)
     train = current_table(table.run, table.task, "train")
     if not train.has_teacher:
         raise NotDefined(
             f"The teachers of task '{table.task.name}' have no predictions on train, so nothing is matched."
         )
     cohorts = cohorts_of(train)
-    name = choice("Training examples", list(cohorts), key="cohort", default=next(iter(cohorts)), width=360)
+    with st.container(horizontal=True):
+        model = chosen_training(table)
+        name = choice("Training examples", list(cohorts), key="cohort", default=next(iter(cohorts)), width=360)
+    seen, _ = read(table, model)
     rows = cohorts[name]()
     at_dynamics, at_train = dynamics.positions_of(seen, train.ids)
     chosen = np.isin(at_train, rows)

@@ -346,5 +346,5 @@ split = current_split(run, task)
 with guarded():
     table = current_table(run, task, split)
     view = choice("View", list(VIEWS), key="view", default="controls", kind="segmented", words=VIEWS.__getitem__)
-    with guarded():
+    with guarded("No scores to compare yet" if view == "controls" else "This cannot be shown"):
         SHOWN[view](table)

@@ -114,7 +114,7 @@ run = state.current_run()
 task = state.current_task(run)
 split = state.current_split(run, task)
 with state.guarded("This example cannot be shown"):
-    filter_ = links.filter_of(dict(st.query_params.items()), task)
+    filter_ = links.filter_of(dict(st.query_params.items()), task, split)
     table = state.current_table(run, task, split)
     student = filter_.student_is
     rows = ordered_rows(run, table, filter_, order_of(st.query_params, table, student))

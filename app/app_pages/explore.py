@@ -99,7 +99,7 @@ def density(run: Run, task: Task, table: TaskTable, filter_: Filter) -> None:
             sides[f"{axis}0"] = shown[0] if entry is None or entry.low is None else entry.low
             sides[f"{axis}1"] = shown[1] if entry is None or entry.high is None else entry.high
         fig.add_shape(type="rect", **sides, line={"color": "#e8710a", "width": 2, "dash": "dash"})
-    fig.update_layout(dragmode="select")
+    fig.update_layout(dragmode="select", clickmode="event+select")
     mark = digest([run.path.name, task.name, table.split, to_query(filter_), x, y])
     selection = show.figure(fig, key=f"density-{mark}", on_select="rerun", modes=("points", "box"))
     if selection["box"]:
@@ -227,7 +227,7 @@ run = state.current_run()
 task = state.current_task(run)
 split = state.current_split(run, task)
 with state.guarded("These examples cannot be shown"):
-    filter_ = links.filter_of(dict(st.query_params.items()), task)
+    filter_ = links.filter_of(dict(st.query_params.items()), task, split)
     table = state.current_table(run, task, split)
     order = order_of(st.query_params, table, filter_.student_is)
     rows = apply(filter_, table)

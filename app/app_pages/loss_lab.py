@@ -19,6 +19,7 @@ import streamlit as st
 from app import links, show
 from app.state import choice, current_run, current_split, current_table, current_task, guarded
 from core.calibration import log_probs_NC
+from core.comparisons import mean_and_se
 from core.metrics import Score, evaluate
 from core.plots.comparisons import points_and_intervals
 from core.plots.gradients import cosine_histogram, gradient_scatter
@@ -36,20 +37,20 @@ from core.views.paging import SAMPLE_ROWS, sample
 from core.views.roles import role_of
 from core.views.table import DEFAULT_STUDENT, TaskTable, fingerprint
 
+# alpha, temperature, mean score over kd's seeds, its standard error; folders of the cell and of its base run.
+Trained = tuple[float, float, float, float, str, str]
 VIEWS = {"one": "One example", "all": "The data set", "refit": "Refit a head"}
 CARD_TEMPERATURES = TEMPERATURES[::2]  # each is a frame of the figure for every alpha
 REFIT_TEMPERATURES = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 FIRST = 20  # examples that the first view leafs through
 ORDERS = {
-    "conflict": "gold and teachers pull apart",
-    "unsure": "the teachers are unsure",
+    "conflict": "gold and teachers pull apart", "unsure": "the teachers are unsure",
     "far": "the student is far from its teachers",
-}
+}  # fmt: skip
 MAPS = {
-    "entropy": ("Target entropy", "nats"),
-    "share": ("Teachers' share of the gradient", "share"),
+    "entropy": ("Target entropy", "nats"), "share": ("Teachers' share of the gradient", "share"),
     "conflict": ("Conflict rate", "share of examples"),
-}
+}  # fmt: skip
 MAP_HELP = (
     "Target entropy: how soft the mixed target is. Teachers' share: the mean norm of their gradient over the sum of "
     "both. Conflict: on how many examples the two gradients point apart (cosine below 0); alpha scales them and "
@@ -61,10 +62,6 @@ def gradients_of(table: TaskTable, student: str, alpha: float, temperature: floa
     return gradient_norms(
         table, sample(table, np.arange(len(table))), alpha=alpha, temperature=temperature, student=student
     )
-
-
-def drawn_from(table: TaskTable) -> str:
-    return "" if len(table) <= SAMPLE_ROWS else f" On {SAMPLE_ROWS:,} of {len(table):,} examples, always the same."
 
 
 # ---- one example ---------------------------------------------------------------------------------------------------
@@ -150,7 +147,7 @@ def data_set(table: TaskTable, student: str) -> None:
     }[which]
     points = sweep_points(table)
     title, unit = MAPS[which]
-    stars = [Star(alpha, t, 100 * mean, label) for alpha, t, mean, label in points.get("score", [])]
+    stars = [Star(alpha, t, 100 * mean, Path(cell).name) for alpha, t, mean, _, cell, _ in points.get("score", [])]
     words = {
         "entropy": f"At the paper's point the mixed target holds **{found.target_entropy[a, k]:.2f}** of at most "
         f"{np.log(table.task.n_outputs):.2f} nats: gold alone has 0, the teachers alone "
@@ -161,7 +158,8 @@ def data_set(table: TaskTable, student: str) -> None:
         "conflict": f"At temperature 1 gold and teachers pull apart on **{found.conflict[k]:.0%}** of the examples, at "
         f"{found.temperatures[-1]:.0f} on {found.conflict[-1]:.0%}. Alpha does not change this.",
     }
-    st.markdown(words[which] + drawn_from(table))
+    few = f" On {SAMPLE_ROWS:,} of {len(table):,} examples, always the same." if len(table) > SAMPLE_ROWS else ""
+    st.markdown(words[which] + few)
     show.figure(
         alpha_temperature_map(found.alphas, found.temperatures, values_AK, title, unit=unit, stars=stars),
         key=f"map-{which}-{student}",
@@ -170,12 +168,14 @@ def data_set(table: TaskTable, student: str) -> None:
         st.subheader("What students trained with other settings scored", anchor=False)
         shown = {"score": "score x 100", "kl_truth": "KL to the truth x 100"}
         rows = [
-            SweepPoint(alpha, t, 100 * mean, float("nan"), float("nan"), shown[metric])
+            SweepPoint(alpha, t, 100 * mean, 100 * (mean - 2 * se), 100 * (mean + 2 * se), shown[metric])
             for metric, of_metric in points.items()
-            for alpha, t, mean, _ in of_metric
+            for alpha, t, mean, se, _, _ in of_metric
         ]
         show.figure(sweep_figure(rows), key="sweep")
-        st.caption("Each point is a mean over the seeds of students that were trained: unlike the map, a result.")
+        st.caption(
+            "Each point is the mean of its seeds' students, ± 2 standard errors: trained, and unlike the map a result."
+        )
     else:
         st.caption("No star: no sweep of this run lies in its folder of runs. This trains one:")
         out = table.run.path.parent / f"{table.run.path.name}-sweep"
@@ -222,37 +222,39 @@ def example_line(table: TaskTable, row: int, norms: Norms) -> None:
     )  # fmt: skip
 
 
-def sweep_points(table: TaskTable) -> dict[str, list[tuple[float, float, float, str]]]:
-    """Metric -> (alpha, temperature, mean over kd's seeds, cell), from every `sweep.parquet` in the folder of runs
-    whose cells were made from this run, or of which it is one."""
+def sweep_points(table: TaskTable) -> dict[str, list[Trained]]:
+    """By metric, from every `sweep.parquet` in the folder of runs whose cells were made from this run, or of which it
+    is one."""
     run, found = table.run, {}
     for file in sorted({*run.path.parent.glob("*/sweep.parquet"), *run.path.parent.glob("sweep.parquet")}):
-        for metric, entries in _cells(str(file), file.stat().st_mtime_ns, table.task.name, table.split).items():
-            mine = [entry[:-1] for entry in entries if run.path.resolve() in (Path(entry[-1]), file.parent / entry[3])]
+        for metric, trained in _cells(str(file), file.stat().st_mtime_ns, table.task.name, table.split).items():
+            mine = [entry for entry in trained if str(run.path.resolve()) in entry[4:]]
             if mine:
                 found.setdefault(metric, []).extend(mine)
     return found
 
 
 @st.cache_data(max_entries=20, show_spinner=False)
-def _cells(file: str, mark: int, task: str, split: str) -> dict[str, list[tuple[float, float, float, str, str]]]:
-    data = pq.read_table(file)
+def _cells(file: str, mark: int, task: str, split: str) -> dict[str, list[Trained]]:
+    data, folder = pq.read_table(file), Path(file).resolve().parent
+    if not {"cell", "model", "task", "split", "metric", "value"} <= set(data.column_names):
+        return {}
     data = data.filter(pc.and_(pc.equal(data["task"], task), pc.equal(data["split"], split)))
-    found: dict[str, list[tuple[float, float, float, str, str]]] = {}
     seen: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in data.to_pylist():
         role = role_of(row["model"], [task])
         if row["metric"] in ("score", "kl_truth") and role is not None and role.variant == DEFAULT_STUDENT:
             seen.setdefault((row["metric"], row["cell"]), []).append(row)
+    found: dict[str, list[Trained]] = {}
     for (metric, cell), rows in seen.items():
-        path = Path(file).parent / cell / "run.json"
+        path = folder / Path(cell).name / "run.json"
         manifest = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         distill = (manifest.get("config") or {}).get("distill", {})
         alpha, t = (rows[0].get(name, distill.get(name)) for name in ("alpha", "temperature"))
         if alpha is not None:
-            mean = float(np.mean([row["value"] for row in rows]))
+            mean, se, _ = mean_and_se([row["value"] for row in rows])
             base = str(Path(manifest.get("base", "")).resolve())
-            found.setdefault(metric, []).append((float(alpha), float(t or 1.0), mean, cell, base))
+            found.setdefault(metric, []).append((float(alpha), float(t or 1.0), mean, se, str(path.parent), base))
     return found
 
 
@@ -309,12 +311,13 @@ def refit_live(table: TaskTable, model: str) -> None:
     shown = [metric for metric in metrics if metric in found.scores][:2]
     for metric, place in zip(shown, st.columns(len(shown)), strict=True):
         intervals = [
-            (series, "", *(100 * value for value in scores[metric][:3]), scores[metric].n)
+            (series, "student", *(100 * value for value in scores[metric][:3]), scores[metric].n)
             for series, scores in rows.items()
             if metric in scores
         ]
         with place:
-            show.figure(points_and_intervals(intervals, metric=metrics[metric]), key=f"refit-{metric}")
+            figure = points_and_intervals(intervals, metric=metrics[metric], roles={"student": "student"})
+            show.figure(figure.update_layout(showlegend=False), key=f"refit-{metric}")
     st.caption(
         f"Fitted on {found.n_fitted:,} of {found.n_rows:,} rows of split {found.fitted_on} in {found.seconds:.2f} s "
         f"({found.head.n_steps} steps), scored on {table.split}; 95 % intervals over examples. The trained student's "

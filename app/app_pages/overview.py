@@ -58,17 +58,17 @@ def tiles(line: results.Line, found: results.Results, metric: str) -> None:
     with st.grid(5, min_column_width=150, gap="small"):
         for name in (name for name in order if name in shown):
             mean = shown[name]
-            delta = None
+            delta = words = None
             if name == "student, KD" and line.difference is not None:
                 d = line.difference
-                delta = f"{factor * d.mean:+.{digits}f}"
-                words = f"± {factor * d.se:.{digits}f} to no KD: {d.verdict}" if d.n > 1 else "one seed shows nothing"
+                delta, words = value(d.mean, d.se, factor, digits, sign=True), d.verdict
             st.metric(
                 name[0].upper() + name[1:],
                 value(mean.mean, mean.se, factor, digits),
                 delta,
                 delta_color=_colour(line) if delta else "normal",
-                delta_description=words if delta else f"n = {mean.n}" if mean.n > 1 else "one model",
+                delta_description=words or (f"n = {mean.n}" if mean.n > 1 else "one model"),
+                help="Below: the difference to no KD, paired by seed." if delta else None,
                 border=True,
                 height="stretch",
             )

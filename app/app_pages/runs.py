@@ -9,6 +9,8 @@ import json
 import os
 from typing import Any
 
+import numpy as np
+import plotly.graph_objects as go
 import pyarrow as pa
 import streamlit as st
 
@@ -24,6 +26,7 @@ from core.views.roles import role_of
 VIEWS = {"time": "Stages and time", "curves": "Loss curves", "config": "Config", "log": "Log"}
 ROLE_OF_VARIANT = {"kd": "student", "hard": "hard"}
 TAIL_LINES, TAIL_BYTES = 200, 65_536
+FEW_POINTS = 8
 
 
 def time_view(run: Run) -> None:
@@ -85,10 +88,11 @@ def curves_view(run: Run) -> None:
     jobs = [job for job in log.jobs.values() if job.stage == stage]
     tasks = list(run.manifest()["tasks"])
     if stage == "finetune" and len(tasks) > 1:
-        of_task = {name: [job for job in jobs if (role_of(job.job, tasks) or _NOBODY).task == name] for name in tasks}
-        having = [name for name, found in of_task.items() if found]
+        of = {job.job: role.task for job in jobs if (role := role_of(job.job, tasks)) is not None}
+        having = [name for name in tasks if name in of.values()]
         if having:
-            jobs = of_task[state.choice("Teachers of", having, key="of", default=having[0], kind="segmented")]
+            one = state.choice("Teachers of", having, key="of", default=having[0], kind="segmented")
+            jobs = [job for job in jobs if of.get(job.job) == one]
     curves, scores = [], []
     for job in jobs:
         role = role_of(job.job, tasks)
@@ -102,7 +106,7 @@ def curves_view(run: Run) -> None:
     with left:
         st.subheader("Loss", anchor=False)
         with state.guarded():
-            show.figure(loss_curves(curves, unit="loss of a batch, mean of 25 steps"), key=f"loss-{stage}")
+            show.figure(_drawn(curves, "loss of a batch, mean of 25 steps"), key=f"loss-{stage}")
             st.caption(
                 "Curves of one colour are the seeds of one student." if stage == "distill" else "One line a job."
             )
@@ -113,18 +117,19 @@ def curves_view(run: Run) -> None:
             task = state.choice("Task", of, key="score", default=of[0], label_visibility="collapsed")
             held_out = [Curve(name, look, epochs, values) for name, look, epochs, values, of_ in scores if of_ == task]
             with state.guarded():
-                fig = loss_curves(held_out, unit="score")
+                fig = _drawn(held_out, "score")
                 fig.update_xaxes(title_text="epochs")
                 show.figure(fig, key=f"scores-{stage}-{task}")
     if log.n_unreadable:
         st.caption(f"{log.n_unreadable} lines of the log are cut or damaged and left out.")
 
 
-class _Nobody:
-    task: str | None = None
-
-
-_NOBODY = _Nobody()
+def _drawn(curves: list[Curve], unit: str) -> go.Figure:
+    """With markers where a line has so few points that it could not be seen."""
+    fig = loss_curves(curves, unit=unit)
+    if max(len(np.asarray(curve.steps_P)) for curve in curves) < FEW_POINTS:
+        fig.update_traces(mode="lines+markers", marker_size=9)
+    return fig
 
 
 def flat(config: dict[str, Any], prefix: str = "") -> dict[str, str]:
@@ -230,7 +235,7 @@ with state.guarded("This run cannot be read"):
     manifest = run.manifest()
     machine, versions = manifest.get("machine") or {}, manifest.get("versions") or {}
     facts = [
-        f"made {manifest.get('created', 'at an unknown time')}",
+        f"made {str(manifest.get('created') or 'at an unknown time')[:16].replace('T', ' ')} UTC",
         f"commit {str(manifest.get('git_commit') or 'not known')[:10]}",
         f"{machine.get('cores', '?')} cores, {machine.get('system', 'unknown system')}",
         *(f"{name} {versions[name]}" for name in ("python", "torch", "transformers") if name in versions),

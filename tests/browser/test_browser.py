@@ -1,0 +1,162 @@
+"""The dashboard in a real browser: what pure tests of figures, states and queries cannot see. Every test also asserts,
+by its `page`, that nothing was asked of another machine and that the console holds no error.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from conftest import Finished
+
+from core.views.table import TaskTable, load_table
+
+TITLES = (
+    *("Overview", "Explore", "Example", "Loss lab", "Ensemble", "Dark knowledge", "Calibration", "Try it", "Runs"),
+)
+PLACE = {"run": "smoke", "task": "nli", "split": "test"}
+OF_FILTER = re.compile(r"^([\d,]+) of ([\d,]+) examples")
+POSITION = re.compile(r"^([\d,]+) of ([\d,]+) in:")
+
+
+@pytest.fixture(scope="module")
+def table(smoke: Finished) -> TaskTable:
+    return load_table(smoke.run, "nli", "test")
+
+
+def go(page: Any, title: str, address: str, **query: str) -> None:
+    from benchmarks.serving import open_page
+
+    open_page(page, title, address, **{**PLACE, **query})
+
+
+def settled(page: Any, title: str) -> None:
+    from benchmarks.serving import settle
+
+    settle(page, title)
+
+
+def query_of(page: Any) -> dict[str, str]:
+    return {name: values[0] for name, values in parse_qs(urlsplit(page.url).query).items()}
+
+
+def number(page: Any, pattern: re.Pattern[str]) -> int:
+    """The first number of the line that says how many examples there are, or which one this is."""
+    found = pattern.match(page.get_by_text(pattern).first.inner_text())
+    assert found
+    return int(found.group(1).replace(",", ""))
+
+
+def wait_for_query(page: Any, key: str, *, unlike: str | None = None) -> str:
+    """Waits until the address has `key`, and another value than `unlike`."""
+    page.wait_for_url(lambda url: parse_qs(urlsplit(url).query).get(key, [unlike]) != [unlike])
+    return query_of(page)[key]
+
+
+def test_every_page_opens_from_the_navigation(page: Any, address: str) -> None:
+    go(page, "Overview", address)
+    links = page.get_by_test_id("stTopNavLink")
+    assert links.count() == len(TITLES)
+    for title in TITLES:
+        links.filter(has_text=re.compile(f"{title}$")).click()
+        settled(page, title)
+        assert page.get_by_test_id("stException").count() == 0, title
+        assert "Traceback" not in page.get_by_test_id("stMain").inner_text(), title
+        assert query_of(page)["run"] == "smoke", title  # the address can be copied
+
+
+def test_a_link_opens_one_example(page: Any, address: str, table: TaskTable) -> None:
+    wanted = table.ids[7].as_py()
+    go(page, "Example", address, ex=wanted)
+    page.get_by_text(wanted, exact=True).first.wait_for()
+    main = page.get_by_test_id("stMain").inner_text()
+    assert table.texts([7])[0].text_a in main
+    assert page.locator(".js-plotly-plot").count() > 0
+
+
+def test_a_link_to_nothing_says_so(page: Any, address: str) -> None:
+    go(page, "Example", address, ex="nli/test/987654")
+    page.get_by_text("No such example here").wait_for()
+    assert page.get_by_test_id("stException").count() == 0
+    page.get_by_text("Open the first example of the filter").click()
+    page.get_by_text(POSITION).wait_for()
+
+
+def test_j_k_and_back_step_through_the_filter(page: Any, address: str) -> None:
+    go(page, "Example", address)
+    page.get_by_text(POSITION).wait_for()
+    assert number(page, POSITION) == 1
+    page.keyboard.press("j")
+    page.get_by_text(re.compile("^2 of ")).wait_for()
+    second = wait_for_query(page, "ex")
+    page.keyboard.press("j")
+    page.get_by_text(re.compile("^3 of ")).wait_for()
+    third = wait_for_query(page, "ex", unlike=second)
+    page.keyboard.press("k")
+    page.get_by_text(re.compile("^2 of ")).wait_for()
+    assert wait_for_query(page, "ex", unlike=third) == second
+
+
+def test_back_returns_to_the_page_before(page: Any, address: str) -> None:
+    go(page, "Explore", address, gold="neutral")
+    page.get_by_text(OF_FILTER).wait_for()
+    before = number(page, OF_FILTER)
+    page.get_by_test_id("stTopNavLink").filter(has_text="Calibration").click()
+    settled(page, "Calibration")
+    page.go_back()
+    settled(page, "Explore")
+    page.get_by_text(OF_FILTER).wait_for()
+    assert query_of(page)["gold"] == "neutral"
+    assert number(page, OF_FILTER) == before
+
+
+def test_a_rectangle_filters_and_a_row_opens_its_example(page: Any, address: str, table: TaskTable) -> None:
+    go(page, "Explore", address)
+    page.get_by_text(OF_FILTER).wait_for()
+    assert number(page, OF_FILTER) == len(table)
+    box = page.locator(".js-plotly-plot .draglayer .nsewdrag").first.bounding_box()
+    at = [(box["x"] + part * box["width"], box["y"] + part * box["height"]) for part in (0.2, 0.8)]
+    page.mouse.move(*at[0])
+    page.mouse.down()
+    page.mouse.move(*at[1], steps=12)
+    page.mouse.up()
+    page.get_by_role("button", name="Clear filters").wait_for()
+    page.wait_for_url(re.compile("entropy=.*kl=|kl=.*entropy="))
+    settled(page, "Explore")
+    assert 0 < number(page, OF_FILTER) < len(table)
+    narrowed = query_of(page)
+    grid = page.locator('[data-testid="stDataFrame"] canvas').first
+    grid.scroll_into_view_if_needed()
+    grid.click(position={"x": 15, "y": 35 + 15})
+    settled(page, "Example")
+    page.get_by_text(POSITION).wait_for()
+    opened = query_of(page)
+    assert opened["ex"].startswith("nli/test/")
+    assert {"entropy": narrowed["entropy"], "kl": narrowed["kl"]}.items() <= opened.items()
+
+
+def test_dark_theme(browser: Any, address: str) -> None:
+    dark = browser.new_page(color_scheme="dark")
+    try:
+        go(dark, "Overview", address)
+        ground = dark.get_by_test_id("stApp").evaluate("element => getComputedStyle(element).backgroundColor")
+        words = dark.locator(".js-plotly-plot .xtick text").first.evaluate("text => getComputedStyle(text).fill")
+    finally:
+        dark.close()
+    assert luminance(ground) < 40
+    assert luminance(words) > 120
+
+
+def luminance(colour: str) -> float:
+    red, green, blue = (int(part) for part in re.findall(r"\d+", colour)[:3])
+    return 0.3 * red + 0.6 * green + 0.1 * blue
+
+
+@pytest.mark.parametrize("title", ["Overview", "Explore", "Example", "Dark knowledge"])
+def test_a_narrow_window_needs_no_scrolling_sideways(page: Any, address: str, title: str) -> None:
+    page.set_viewport_size({"width": 480, "height": 900})
+    go(page, title, address)
+    for element in (page.locator("html"), page.get_by_test_id("stMain")):
+        assert element.evaluate("e => e.scrollWidth - e.clientWidth") <= 1

@@ -1,0 +1,308 @@
+"""The four pages of analysis, every view of each: on a run that was trained and on toys that lack one thing or another.
+
+Runs are opened through the app's entry, as a browser does. A page may say that something is not defined; it may never
+end in an error, and what comes from data may never be Markdown.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+pytest.importorskip("streamlit")
+pytest.importorskip("plotly")
+
+import test_views_toy
+from conftest import Finished
+from streamlit.testing.v1 import AppTest
+from test_refit import write_features
+from test_views_results import with_dynamics
+from test_views_toy import Toy, table_of, write_metrics, write_toy
+
+from core.combining import size_curve
+from core.refit import known_of
+from core.tasks import Task
+from core.views.cohorts import ledger
+from core.views.gradients import what_if
+
+ENTRY = Path(__file__).resolve().parents[1] / "app" / "streamlit_app.py"
+VIEWS = {
+    "loss_lab": ("one", "all", "refit"),
+    "ensemble": ("agree", "doubt", "size", "follow"),
+    "dark_knowledge": ("controls", "runner", "wrong", "parts", "ledger", "truth"),
+    "calibration": ("reliability", "entropy", "copies", "map", "strip"),
+}
+CONTROLS = ("hard", "kd", "dkpp", "cwtm")
+NOT_DEFINED, BROKEN = "Not defined here", "This cannot be shown"
+
+
+def opened(run: Path, monkeypatch: pytest.MonkeyPatch) -> AppTest:
+    monkeypatch.setenv("DARKROOM_RUNS", str(run.parent))
+    app = AppTest.from_file(str(ENTRY), default_timeout=30)
+    app.run()
+    return app
+
+
+def look(app: AppTest, page: str, run: Path, **query: str) -> AppTest:
+    app.query_params.clear()
+    for name, value in {"run": run.name, **query}.items():
+        app.query_params[name] = value
+    app.switch_page(f"app_pages/{page}.py")
+    app.run()
+    where = f"{page} {query}"
+    assert not app.exception, f"{where}: {[(e.value, e.stack_trace) for e in app.exception]}"
+    assert not any(BROKEN in text for text in words(app)), f"{where}: {words(app)}"
+    return app
+
+
+def words(app: AppTest) -> list[str]:
+    """All that is read as Markdown, with the escapes taken out."""
+    found = [element.value for kind in (app.markdown, app.caption, app.subheader) for element in kind]
+    return [re.sub(r"\\(.)", r"\1", str(text)) for text in found]
+
+
+def charts(app: AppTest) -> list[dict[str, Any]]:
+    return [json.loads(element.proto.spec) for element in app.get("plotly_chart")]
+
+
+def numbers(values: Any) -> np.ndarray:
+    """Plotly sends typed arrays as base64."""
+    if not isinstance(values, dict):
+        return np.asarray(values, float)
+    import base64
+
+    kind = {"f4": "<f4", "f8": "<f8", "i4": "<i4", "i2": "<i2", "i1": "<i1", "u1": "<u1"}[values["dtype"]]
+    return np.frombuffer(base64.b64decode(values["bdata"]), kind).astype(float)
+
+
+def links(app: AppTest) -> list[str]:
+    return [element.proto.query_string for element in app.get("page_link")]
+
+
+def with_scores(toy: Toy, variants: tuple[str, ...], seeds: int = 2) -> Toy:
+    """Scores of every student on `tri` and `two`; `dkpp` has kd's own, so that the two are level."""
+    rng, rows = np.random.default_rng(0), []
+    for task in ("tri", "two"):
+        for seed in range(seeds):
+            for variant in variants:
+                at = {"hard": 0.4, "kd": 0.5, "dkpp": 0.5, "cwtm": 0.3}[variant] + 0.001 * rng.normal()
+                for metric in ("score", "nll", "kl_truth"):
+                    row = {"model": f"st-{variant}-s{seed}", "task": task, "split": "test", "metric": metric}
+                    rows.append(row | {"value": at, "ci_low": at, "ci_high": at, "n": 120, "seed": seed})
+    write_metrics(toy.run, rows)
+    return toy
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Toy:
+    """Everything that a run can have."""
+    made = with_scores(write_toy(tmp_path / "toy", variants=CONTROLS), CONTROLS)
+    for model in ("st-kd-s0", "st-hard-s0"):
+        with_dynamics(made, model)
+    write_features(made)
+    return made
+
+
+# ---- every view ----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("page", VIEWS)
+@pytest.mark.parametrize("task", ["nli", "paraphrase", "relevance", "acceptability"])
+def test_a_trained_run(smoke: Finished, page: str, task: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three classes, two, a ranking, and a task without a teacher."""
+    app, n_drawn = opened(smoke.run.path, monkeypatch), 0
+    for view in VIEWS[page]:
+        look(app, page, smoke.run.path, task=task, view=view)
+        n_drawn += len(app.get("plotly_chart"))
+        assert app.get("plotly_chart") or any("Not" in text or "Noth" in text for text in words(app)), (
+            view,
+            words(app),
+        )
+    assert n_drawn or task == "acceptability"
+
+
+@pytest.mark.parametrize("page", VIEWS)
+def test_a_run_with_everything_draws_in_every_view(toy: Toy, page: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = opened(toy.run.path, monkeypatch)
+    for view in VIEWS[page]:
+        look(app, page, toy.run.path, task="tri", view=view)
+        assert app.get("plotly_chart"), (view, words(app))
+        assert not any(NOT_DEFINED in text for text in words(app)), (view, words(app))
+        for element in app.get("plotly_chart"):
+            assert element.proto.alt
+
+
+@pytest.mark.parametrize("page", VIEWS)
+@pytest.mark.parametrize(
+    "lacking",
+    [{"members": 1}, {"members": 0, "ensemble": False}, {"known": False}, {"gold": False}, {"variants": ("kd",)},
+     {"seeds": 1}, {"variants": ()}],
+    ids=str,
+)  # fmt: skip
+def test_what_a_run_lacks_is_said(
+    page: str, lacking: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = write_toy(tmp_path / "toy", **lacking).run.path
+    app = opened(run, monkeypatch)
+    for task in ("tri", "two"):
+        for view in VIEWS[page]:
+            look(app, page, run, task=task, view=view)
+            assert app.get("plotly_chart") or words(app)
+
+
+@pytest.mark.parametrize("page", VIEWS)
+@pytest.mark.parametrize("split", ["train", "selection"])
+def test_other_splits(toy: Toy, page: str, split: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = opened(toy.run.path, monkeypatch)
+    for view in VIEWS[page]:
+        look(app, page, toy.run.path, task="tri", split=split, view=view)
+
+
+@pytest.mark.parametrize("view", ["runner", "wrong", "parts"])
+def test_two_classes_have_no_dark_knowledge(toy: Toy, view: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = look(opened(toy.run.path, monkeypatch), "dark_knowledge", toy.run.path, task="two", view=view)
+    assert not app.get("plotly_chart")
+    assert any("one wrong class" in text for text in words(app))
+
+
+def test_labels_and_texts_are_never_markup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = ("<b>yes</b>", ":red[maybe]", "$no$ **not** [x](http://x)")
+    hostile = Task(name="tri", labels=labels, text_b="text_b", has_teacher=True)
+    monkeypatch.setitem(test_views_toy.TASKS, "tri", hostile)
+    monkeypatch.setattr(test_views_toy, "TRI", hostile)
+    run = write_toy(tmp_path / "toy").run.path
+    app, n_seen = opened(run, monkeypatch), 0
+    for page, views in VIEWS.items():
+        for view in views:
+            look(app, page, run, task="tri", view=view)
+            for element in (*app.markdown, *app.caption, *app.subheader):
+                assert not element.proto.allow_html
+                assert not re.search(r"(?<!\\)(<b>|:red\[|\$no|\]\()", element.value), (page, view, element.value)
+                n_seen += "maybe" in element.value
+            for chart in app.get("plotly_chart"):
+                assert "<b>yes" not in chart.proto.spec.replace("\\u003c", "<")
+    assert n_seen > 3
+
+
+# ---- the numbers ---------------------------------------------------------------------------------------------------
+def test_the_ledger_says_the_net_gain_and_links_to_a_cohort(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = look(opened(toy.run.path, monkeypatch), "dark_knowledge", toy.run.path, task="tri", view="ledger")
+    found = ledger(table_of(toy))
+    said = next(text for text in words(app) if text.startswith("Distillation turned"))
+    assert f"{found.net.n_gained} wrong answers into right ones and {found.net.n_lost} right" in said
+    assert f"{100 * found.net.share:+.1f}".replace("-", "−") in said
+    assert not links(app)
+    app.session_state["ledger-kd"] = {"selection": {"points": [{"customdata": 3}], "box": [], "lasso": []}}
+    app.run()
+    assert links(app) == ["run=toy&task=tri&split=test&cohort=mis-taught"]
+    assert any(f"these {found.counts['mis-taught']} in" in e.proto.label for e in app.get("page_link"))
+
+
+def test_a_control_that_equals_the_teacher_is_said(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = look(opened(toy.run.path, monkeypatch), "dark_knowledge", toy.run.path, task="tri", view="controls")
+    text = " ".join(words(app))
+    assert "The real teachers equal **dkpp: teachers with their wrong classes permuted** within two standard" in text
+    assert "better than **cwtm" in text
+    assert "label_smoothing" in app.code[0].value  # the command that adds what is missing
+    assert "against gold alone: **better**" in text
+
+
+def test_without_controls_the_command_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    toy = with_scores(write_toy(tmp_path / "toy"), ("hard", "kd"))
+    app = look(opened(toy.run.path, monkeypatch), "dark_knowledge", toy.run.path, task="tri")
+    command = app.code[0].value
+    assert command.startswith(f"python -m core run --out {toy.run.path} --set 'distill.variants=[hard,kd,")
+    assert any("Only gold alone and the real teachers" in text for text in words(app))
+
+
+def test_the_size_curve_is_core_combinings(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = look(opened(toy.run.path, monkeypatch), "ensemble", toy.run.path, task="tri", view="size")
+    table = table_of(toy)
+    curve = size_curve(table.task, [table.outputs(name) for name in table.members], known_of(table))
+    traces = {trace.get("name"): trace for trace in charts(app)[0]["data"]}
+    expected = [100 * entry["mean_over_subsets"]["score"] for entry in curve]
+    assert numbers(traces["mean over subsets"]["y"]) == pytest.approx(expected, abs=1e-4)
+    assert f"all together **{100 * curve[-1]['score']:.1f}**" in " ".join(words(app))
+    frame = app.dataframe[0].value
+    assert set(frame["fitted on"]) == {"–", "selection"}
+    assert frame["score x 100"][0] == pytest.approx(100 * curve[-1]["score"])
+
+
+def test_the_map_and_its_stars(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sweep beside the run, one cell of this run and one of another's."""
+    run, rows = toy.run.path, []
+    app = opened(run, monkeypatch)
+    look(app, "loss_lab", run, task="tri", view="all")
+    assert [trace.get("name") for trace in charts(app)[0]["data"]].count("trained run") == 0
+    assert "core sweep" in app.code[0].value
+    for alpha, base in ((0.25, run), (0.75, run.parent / "another")):
+        cell = f"alpha={alpha}"
+        folder = run.parent / "sweep" / cell
+        folder.mkdir(parents=True)
+        manifest = toy.run.manifest() | {"base": str(base)}
+        (folder / "run.json").write_text(json.dumps(manifest), encoding="utf-8")
+        row = {"cell": cell, "alpha": alpha, "task": "tri", "split": "test", "metric": "score"}
+        rows += [row | {"model": f"st-{v}-s{s}", "value": 0.6} for v in ("hard", "kd") for s in range(2)]
+    pq.write_table(pa.Table.from_pylist(rows), run.parent / "sweep" / "sweep.parquet")
+    look(app, "loss_lab", run, task="tri", view="all")
+    (star,) = (trace for trace in charts(app)[0]["data"] if trace.get("name") == "trained run")
+    assert numbers(star["x"]).tolist() == [0.25]
+    found = what_if(table_of(toy), student="st-kd-s0")
+    heat = numbers(charts(app)[0]["data"][0]["z"])
+    assert np.sort(heat.ravel()) == pytest.approx(np.sort(found.target_entropy.ravel()), abs=1e-4)
+
+
+def test_the_head_is_refitted_with_what_is_chosen(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = look(opened(toy.run.path, monkeypatch), "loss_lab", toy.run.path, task="tri", view="refit")
+    before = charts(app)[0]["data"][0]
+    app.slider(key="refit-alpha").set_value(1.0).run()
+    assert not app.exception
+    after = charts(app)[0]["data"][0]
+    assert numbers(after["x"])[0] != numbers(before["x"])[0]
+    assert numbers(after["x"])[1:] == pytest.approx(numbers(before["x"])[1:])  # gold alone, as trained
+    assert any("Fitted on 27 of 27 rows of split train" in text for text in words(app))
+
+
+def test_without_features_the_option_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = write_toy(tmp_path / "toy").run.path
+    app = look(opened(run, monkeypatch), "loss_lab", run, task="tri", view="refit")
+    assert app.code[0].value == f"python -m core run --out {run} --set runtime.keep_features=true"
+
+
+def test_a_link_to_an_example(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = table_of(toy)
+    row = int(np.flatnonzero(table.has_gold)[7])
+    name = table.ids[row].as_py()
+    app = look(opened(toy.run.path, monkeypatch), "loss_lab", toy.run.path, task="tri", ex=name)
+    assert any(name in element.proto.label.replace("\\", "") for element in app.get("page_link"))
+    app.query_params["ex"] = "tri/test/999999"
+    app.run()
+    assert not app.exception
+    assert any("no example 'tri/test/999999'" in text for text in words(app))
+
+
+def test_clicks_become_filters(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the figures whose points are cells, pairs of classes and examples."""
+    app = opened(toy.run.path, monkeypatch)
+    cases = [
+        ("dark_knowledge", "wrong", "mass-False", 1, "gold=yes&teacher=maybe"),
+        ("calibration", "copies", "copies", 2, "gold="),
+        ("calibration", "entropy", "entropy-kd", 65, "student_entropy="),
+        ("calibration", "map", "map-st-kd-s0", 3, "split=train&ex="),
+        ("loss_lab", "all", "gradients", 4, "ex="),
+    ]
+    for page, view, key, customdata, expected in cases:
+        look(app, page, toy.run.path, task="tri", view=view)
+        before = links(app)
+        if key == "gradients":
+            customdata = int(numbers(charts(app)[1]["data"][1]["customdata"])[customdata])
+        app.session_state[key] = {"selection": {"points": [{"customdata": customdata}], "box": [], "lasso": []}}
+        app.run()
+        assert not app.exception
+        assert len(links(app)) == len(before) + 1, (view, links(app))
+        assert any(expected in query for query in links(app)), (view, links(app))
