@@ -5,10 +5,11 @@ BIN := $(VENV)/bin
 RUN := runs/demo
 SHOWN := runs/controls
 
-.PHONY: run lab notebooks test check screenshots lock clean help
+.PHONY: run app lab notebooks test check screenshots lock clean help
 
 help:
 	@echo "make run    set up, run the whole pipeline on the embedded suite into $(RUN), print the results table"
+	@echo "make app    set up, open the dashboard on runs/"
 	@echo "make lab    set up, open JupyterLab on notebooks/"
 	@echo "make notebooks  run all notebooks on the smoke preset, write them as pages into docs/rendered"
 	@echo "make test   set up, lint, type-check, run all tests"
@@ -19,6 +20,9 @@ help:
 
 run: $(VENV)/.run
 	$(BIN)/python -m core run --preset demo --out $(RUN)
+
+app: $(VENV)/.notebooks
+	$(BIN)/streamlit run app/streamlit_app.py
 
 lab: $(VENV)/.notebooks
 	$(BIN)/jupyter lab --notebook-dir=notebooks
@@ -52,7 +56,7 @@ $(VENV)/.run: $(BIN)/python pyproject.toml constraints.txt
 
 $(VENV)/.dev: $(BIN)/python pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
-	@touch $@ $(VENV)/.run
+	@touch $@ $(VENV)/.run $(VENV)/.notebooks
 
 $(VENV)/.notebooks: $(BIN)/python pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[app,notebooks]'

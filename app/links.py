@@ -21,7 +21,7 @@ EXPLORE, EXAMPLE = "app_pages/explore.py", "app_pages/example.py"
 # Parameters that belong to pages and are no part of a filter. "split" is in both worlds: the filter's split is the
 # page's.
 PLACE = ("run", "task")
-VIEW = ("ex", "pin", "page", "rows", "order", "desc", "x", "y", "student", "view", "b", "job")
+VIEW = ("ex", "pin", "page", "rows", "order", "desc", "x", "y", "mouse", "student", "view", "b", "job")
 
 
 def place(run: Run, task: Task | str | None = None, split: str | None = None) -> dict[str, str]:

@@ -22,7 +22,9 @@ def shoot(
     written = []
     with serving(run.resolve().parent) as base, browsing() as browser:
         page = browser.new_page(
-            viewport={"width": width, "height": HEIGHT}, color_scheme="dark" if dark else "light", reduced_motion="reduce"
+            viewport={"width": width, "height": HEIGHT},
+            color_scheme="dark" if dark else "light",
+            reduced_motion="reduce",
         )
         for title, name in PAGES.items():
             name = name or "overview"

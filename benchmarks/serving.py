@@ -53,7 +53,9 @@ SETTLED = """() => {
 
 def chromium_path() -> str | None:
     """Debian's Chromium, or another one on the path; None: there is none."""
-    return next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+    return next(
+        (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+    )
 
 
 @contextmanager

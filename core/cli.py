@@ -110,6 +110,8 @@ def status(run: RunArgument) -> None:
     console = _console()
     with _user_errors():
         manifest = Run(run).manifest()
+        if manifest.get("imported"):
+            raise ValueError(f"{run} holds imported predictions and has no stages; look at it with `make app`")
         config = validated(manifest["config"])
         done = manifest["jobs"]
         chosen = done.get("select", {}).get("chosen") or [f"mt-{i}" for i in range(1, config.select.top_k + 1)]

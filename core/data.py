@@ -132,7 +132,7 @@ def load_task(
     parts: list[pa.Table] = []
     places: list[tuple[Rows, np.ndarray]] = []
     for split in (split for split in SPLITS if split in rows):
-        keep, table = _examples(task, split, rows[split], empty_text, dropped)
+        keep, table = examples_table(task, split, rows[split], empty_text, dropped)
         parts.append(table.filter(pa.array(keep)))
         places.append((rows[split], np.flatnonzero(keep)))
 
@@ -202,7 +202,7 @@ def _optional(task: Task) -> list[str]:
     return [name for name in example_schema(task).names if name.startswith(("true_", "human_", "n_humans"))]
 
 
-def _examples(
+def examples_table(
     task: Task, split: str, rows: Rows, empty_text: str, dropped: Counter[str]
 ) -> tuple[np.ndarray, pa.Table]:
     """Which of one split's N rows stay (keep_N), and the table of all N."""

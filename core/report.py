@@ -43,6 +43,10 @@ AVERAGES = {"teacher": "with a teacher", "no_teacher": "without", "all": "all ta
 def build_report(run: Run) -> dict[str, Any]:
     """All that the table shows, as JSON-able values. Raises `ValueError` when the run was not evaluated yet."""
     manifest = run.manifest()
+    if manifest.get("imported"):
+        raise ValueError(
+            f"{run.path} holds imported predictions and no members or students; look at it with `make app`"
+        )
     path = run.path / "metrics.parquet"
     if not path.exists() or "evaluate" not in manifest["jobs"]:
         done = [stage for stage in STAGES if any(job["stage"] == stage for job in manifest["jobs"].values())]

@@ -161,6 +161,8 @@ def runner_up(table: TaskTable) -> None:
 def wrong_classes(table: TaskTable) -> None:
     require_three_classes(table.task, "mass between wrong classes")
     found, labels = wrong_class_mass(table), table.task.labels
+    if not found.n_C.any():
+        raise NotDefined("No example with gold here, so no class is known to be wrong.")
     given = st.toggle(
         "Among the wrong classes only", key="wrong-given",
         help="Off: mean probability of each class. On: without gold, each row adding up to 1: where does the mass go "
@@ -177,10 +179,8 @@ def wrong_classes(table: TaskTable) -> None:
             f"goes to **{show.literal(labels[j])}**; evenly spread it would be {even:.0%}."
         )
         gaps = {}
-        for voice in (DEFAULT_STUDENT, BASELINE):
-            if voice in table.students:
-                of_voice = wrong_class_mass(table, voice).wrong_CC
-                gaps[voice] = float(np.nanmean(np.abs(of_voice - found.wrong_CC)))
+        for voice in {DEFAULT_STUDENT, BASELINE} & set(table.students):
+            gaps[voice] = float(np.nanmean(np.abs(wrong_class_mass(table, voice).wrong_CC - found.wrong_CC)))
         if len(gaps) == 2:
             words += (
                 f" The distilled student's shares differ from these by {gaps[DEFAULT_STUDENT]:.3f} on average, those "

@@ -33,6 +33,7 @@ from core.views.table import BASELINE, TaskTable
 SIZES = (25, 50, 100)
 FEW = 1000  # examples of which no scale of the shading is needed: the points are all there
 AXES = {"classes": ("entropy", "kl"), "regression": ("teacher_value", "gap")}
+MOUSE = {"pan": "Click opens an example", "select": "Drag keeps a rectangle"}
 MARKS = {True: "✓ ", False: "✗ "}
 
 
@@ -77,6 +78,10 @@ def density(run: Run, task: Task, table: TaskTable, filter_: Filter) -> None:
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         x = state.choice("Across", have, key="x", default=x_default, words=lambda name: COLUMNS[name].words, width=280)
         y = state.choice("Up", have, key="y", default=y_default, words=lambda name: COLUMNS[name].words, width=280)
+        # Streamlit lets points be clicked in one mode of the mouse and rectangles be drawn in the other.
+        mouse = state.choice(
+            "Mouse", list(MOUSE), key="mouse", default="pan", kind="segmented", words=MOUSE.__getitem__
+        )
     if x == y:
         show.empty("Both axes show the same", "Choose two different quantities.")
         return
@@ -99,8 +104,8 @@ def density(run: Run, task: Task, table: TaskTable, filter_: Filter) -> None:
             sides[f"{axis}0"] = shown[0] if entry is None or entry.low is None else entry.low
             sides[f"{axis}1"] = shown[1] if entry is None or entry.high is None else entry.high
         fig.add_shape(type="rect", **sides, line={"color": "#e8710a", "width": 2, "dash": "dash"})
-    fig.update_layout(dragmode="select", clickmode="event+select")
-    mark = digest([run.path.name, task.name, table.split, to_query(filter_), x, y])
+    fig.update_layout(dragmode=mouse)
+    mark = digest([run.path.name, task.name, table.split, to_query(filter_), x, y, mouse])
     selection = show.figure(fig, key=f"density-{mark}", on_select="rerun", modes=("points", "box"))
     if selection["box"]:
         narrowed = boxed(filter_, selection["box"][0], x, y)

@@ -5,7 +5,7 @@ Examples come from files in the task's own layout, outputs from a parquet, CSV, 
 first file is written; the manifest comes last. Several teachers also give `ens-mean_probs`, so that views have one
 teacher's voice.
 
-Deliberately absent: regression, whose outputs have no label to be named by; and a config: `run.json` has none, as nothing here trained.
+Deliberately absent: regression, whose outputs have no label to be named by, and a config, as nothing was trained here.
 
 Suffixes: N examples, C classes.
 """

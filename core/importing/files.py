@@ -20,7 +20,7 @@ from core.calibration import FloatArray
 from core.columns import number_column, raw_labels
 
 # Not `load_task`: that one needs a train split, and predictions may be on a development file alone.
-from core.data import _examples as read_examples
+from core.data import examples_table as read_examples
 from core.readers import Rows, Wanted, fingerprint, read_file
 from core.tasks import SPLITS, Task, did_you_mean, example_schema
 

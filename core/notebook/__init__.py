@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -91,7 +92,9 @@ def bring(params: SimpleNamespace, *, stage: str) -> Run:
     """
     try:
         run, config = planned(params)
-        with NotebookProgress() as progress:
+        with NotebookProgress() as progress, warnings.catch_warnings():
+            # tqdm looks for widgets in every notebook; ours has a bar of its own.
+            warnings.filterwarnings("ignore", message="IProgress not found")
             run_pipeline(run, config, last_stage=stage, update=params.update, progress=progress)
     except (ValueError, FloatingPointError, RuntimeError) as error:
         if os.environ.get("DARKROOM_TRACEBACK"):

@@ -64,7 +64,7 @@ def test_every_page_opens_from_the_navigation(page: Any, address: str) -> None:
         settled(page, title)
         assert page.get_by_test_id("stException").count() == 0, title
         assert "Traceback" not in page.get_by_test_id("stMain").inner_text(), title
-        assert query_of(page)["run"] == "smoke", title  # the address can be copied
+        page.wait_for_url(re.compile("run=smoke"))  # the address can be copied
 
 
 def test_a_link_opens_one_example(page: Any, address: str, table: TaskTable) -> None:
@@ -80,7 +80,7 @@ def test_a_link_to_nothing_says_so(page: Any, address: str) -> None:
     go(page, "Example", address, ex="nli/test/987654")
     page.get_by_text("No such example here").wait_for()
     assert page.get_by_test_id("stException").count() == 0
-    page.get_by_text("Open the first example of the filter").click()
+    page.get_by_text("Open the first example of the filter").first.click()
     page.get_by_text(POSITION).wait_for()
 
 
@@ -99,20 +99,9 @@ def test_j_k_and_back_step_through_the_filter(page: Any, address: str) -> None:
     assert wait_for_query(page, "ex", unlike=third) == second
 
 
-def test_back_returns_to_the_page_before(page: Any, address: str) -> None:
-    go(page, "Explore", address, gold="neutral")
-    page.get_by_text(OF_FILTER).wait_for()
-    before = number(page, OF_FILTER)
-    page.get_by_test_id("stTopNavLink").filter(has_text="Calibration").click()
-    settled(page, "Calibration")
-    page.go_back()
-    settled(page, "Explore")
-    page.get_by_text(OF_FILTER).wait_for()
-    assert query_of(page)["gold"] == "neutral"
-    assert number(page, OF_FILTER) == before
-
-
-def test_a_rectangle_filters_and_a_row_opens_its_example(page: Any, address: str, table: TaskTable) -> None:
+def test_a_rectangle_filters_a_row_opens_its_example_and_back_returns(
+    page: Any, address: str, table: TaskTable
+) -> None:
     go(page, "Explore", address)
     page.get_by_text(OF_FILTER).wait_for()
     assert number(page, OF_FILTER) == len(table)
@@ -129,12 +118,17 @@ def test_a_rectangle_filters_and_a_row_opens_its_example(page: Any, address: str
     narrowed = query_of(page)
     grid = page.locator('[data-testid="stDataFrame"] canvas').first
     grid.scroll_into_view_if_needed()
-    grid.click(position={"x": 15, "y": 35 + 15})
+    corner = grid.bounding_box()
+    page.mouse.click(corner["x"] + 15, corner["y"] + 36 + 18)  # a layer of its own takes the clicks of the canvas
     settled(page, "Example")
     page.get_by_text(POSITION).wait_for()
     opened = query_of(page)
     assert opened["ex"].startswith("nli/test/")
     assert {"entropy": narrowed["entropy"], "kl": narrowed["kl"]}.items() <= opened.items()
+    page.go_back()
+    settled(page, "Explore")
+    page.get_by_text(OF_FILTER).wait_for()
+    assert {"entropy": narrowed["entropy"], "kl": narrowed["kl"]}.items() <= query_of(page).items()
 
 
 def test_dark_theme(browser: Any, address: str) -> None:
@@ -154,9 +148,9 @@ def luminance(colour: str) -> float:
     return 0.3 * red + 0.6 * green + 0.1 * blue
 
 
-@pytest.mark.parametrize("title", ["Overview", "Explore", "Example", "Dark knowledge"])
-def test_a_narrow_window_needs_no_scrolling_sideways(page: Any, address: str, title: str) -> None:
+def test_a_narrow_window_needs_no_scrolling_sideways(page: Any, address: str) -> None:
     page.set_viewport_size({"width": 480, "height": 900})
-    go(page, title, address)
-    for element in (page.locator("html"), page.get_by_test_id("stMain")):
-        assert element.evaluate("e => e.scrollWidth - e.clientWidth") <= 1
+    for title in ("Overview", "Explore", "Dark knowledge"):
+        go(page, title, address)
+        for element in (page.locator("html"), page.get_by_test_id("stMain")):
+            assert element.evaluate("e => e.scrollWidth - e.clientWidth") <= 1, title
