@@ -20,7 +20,7 @@ from core.calibration import FloatArray
 from core.columns import number_column, raw_labels
 
 # Not `load_task`: that one needs a train split, and predictions may be on a development file alone.
-from core.data import examples_table as read_examples
+from core.data import examples_table
 from core.readers import Rows, Wanted, fingerprint, read_file
 from core.tasks import SPLITS, Task, did_you_mean, example_schema
 
@@ -95,7 +95,7 @@ def examples_of(task: Task, examples: Sequence[str], key: str, sources: dict[str
         wanted = Wanted((*texts, task.label, *task.human_columns, *brought, key), texts, task.columns)
         needs = task.text_a if own else key
         rows = _read(path, wanted._replace(skip_malformed=task.skip_malformed), needs, sources, "Name it with --key")
-        keep_N, table = read_examples(task, split, rows, "error", Counter())
+        keep_N, table = examples_table(task, split, rows, "error", Counter())
         of_rows = table["example_id"].to_pylist() if own else _keys(rows, key, "choose another column with --key")
         if both := set(of_rows) & {*keys, *no_gold}:
             raise ValueError(f"{path}: id '{min(both)}' is also in another split; import one split a run")

@@ -24,7 +24,7 @@ class NotebookProgress(Progress):
     def __init__(self) -> None:
         self.is_live = "JPY_SESSION_NAME" in os.environ and not os.environ.get(BATCH)
         self.lines = io.StringIO() if self.is_live else sys.stdout
-        super().__init__(Console(file=self.lines, force_terminal=False, force_jupyter=False, width=100))
+        super().__init__(Console(file=self.lines, force_terminal=False, force_jupyter=False, width=500))
         self.skips: list[str] = []
         self.latest, self.started, self.drawn = "", 0.0, 0.0
         self.handle: Any = None
@@ -71,8 +71,7 @@ class NotebookProgress(Progress):
         from IPython.display import display
 
         assert isinstance(self.lines, io.StringIO)
-        lines = self.lines.getvalue()
-        bundle = {"text/html": self._html(lines), "text/plain": lines}
+        bundle = {"text/html": self._html(_without_jobs(self.lines.getvalue())), "text/plain": self.lines.getvalue()}
         if self.handle is None:
             self.handle = display(bundle, raw=True, display_id=True)
         else:
@@ -92,3 +91,9 @@ class NotebookProgress(Progress):
             f'<div style="{width};background:#e8710a"></div></div>'
             f'<span>{100 * share:.0f} %{left}</span><span style="opacity:.7">{html.escape(self.latest)}</span></div>'
         )
+
+
+def _without_jobs(lines: str) -> str:
+    """Stages that are done and notes: what a job does is said beside the bar while it does it."""
+    kept = [line for line in lines.splitlines() if not line.startswith("   ")]
+    return "\n".join(line for line in kept if "done in" in line or not line.endswith((" job", " jobs")))
