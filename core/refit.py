@@ -4,7 +4,7 @@ The encoder's outputs are read from the run and stay as they are; a linear head 
 mixed, by L-BFGS, and scored on the reported split. **Only the head moves.** A student trained with these settings moves
 its encoder too, and may learn what no head can read off here: `python -m core sweep` trains those.
 
-    features/<model>/<task>.npy     float16 (N, H), rows in the order of predictions/<model>/<task>.parquet
+    features/<model>/<task>.npy     float16 (N, H), a row for each of examples/<task>.arrow, in its order
 
 The loss is that of the training (LOSSES.md), the mean over examples of
 
@@ -22,7 +22,6 @@ Shapes: N examples, n of them fitted on, H hidden, C classes.
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -32,12 +31,11 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # c
 
 from core.calibration import FloatArray, IntArray, log_probs_NC
 from core.metrics import Score, evaluate
-from core.store import Run, rows_of_ids
+from core.store import Run
 from core.tasks import Task
 from core.views import NotDefined
 from core.views.paging import sample_rows
-from core.views.reading import read_parquet
-from core.views.table import TaskTable, load_table
+from core.views.table import TaskTable, load_table, splits_of
 
 Loss = Literal["soft_ce", "kl"]
 LOSSES: tuple[Loss, ...] = ("soft_ce", "kl")
@@ -48,15 +46,6 @@ L2 = 1e-3
 # Cells of the feature matrix that are fitted on: 8 million are 64 MB and, with 768 features, 0.6 s on one core.
 MAX_CELLS = 8_000_000
 MAX_STEPS = 200
-
-
-class Features(NamedTuple):
-    """A model's outputs before its head, one row an example. `ids` and `splits` are (N,), `values` (N, H) float16, a
-    memory map: rows are read when they are asked for."""
-
-    ids: np.ndarray
-    splits: np.ndarray
-    values: npt.NDArray[np.float16]
 
 
 class Head(NamedTuple):
@@ -85,18 +74,10 @@ class Refit(NamedTuple):
     seconds: float
 
 
-def features_path(run: Run, model: str, task: str) -> Path:
-    return run.path / "features" / model / f"{task}.npy"
-
-
-def has_features(run: Run, model: str, task: str) -> bool:
-    return features_path(run, model, task).exists()
-
-
-def read_features(run: Run, model: str, task: str) -> Features:
-    """Raises `NotDefined` where the run stored none, with the option that does, and `ValueError` for a file that does
-    not fit the model's predictions."""
-    path, predictions = features_path(run, model, task), run.predictions_path(model, task)
+def read_features(run: Run, model: str, task: str, *, n_examples: int) -> npt.NDArray[np.float16]:
+    """(N, H), a memory map: rows are read when they are asked for. Raises `NotDefined` where the run stored none, with
+    the option that does, and `ValueError` for a file that is damaged or of other examples."""
+    path = run.features_path(model, task)
     if not path.exists():
         raise NotDefined(
             f"This run did not keep the encoder outputs of '{model}' on '{task}', which a head is fitted on; store "
@@ -105,14 +86,13 @@ def read_features(run: Run, model: str, task: str) -> Features:
     try:
         values = np.load(path, mmap_mode="r")
     except ValueError as error:
-        raise ValueError(f"{path} is not a readable .npy file ({error}); re-run the stage that writes it") from error
-    if not predictions.exists():
-        raise ValueError(f"{predictions} does not exist, so nobody knows whose rows {path} has; re-run stage 'distill'")
-    table = read_parquet(predictions, ["example_id", "split"])
-    if values.ndim != 2 or len(values) != len(table):
-        raise ValueError(f"{path} has shape {values.shape}, expected a row for each of {len(table)} predictions")
-    ids, splits = (table[name].to_numpy() for name in ("example_id", "split"))
-    return Features(ids, splits, values)
+        raise ValueError(f"{path} is not a readable .npy file ({error}); redo job 'features-{model}'") from error
+    if values.ndim != 2 or len(values) != n_examples:
+        raise ValueError(
+            f"{path} has shape {values.shape}, expected a row for each of {n_examples} examples; redo job "
+            f"'features-{model}'"
+        )
+    return np.asanyarray(values)
 
 
 def refit(
@@ -124,8 +104,8 @@ def refit(
     loss: Loss = "soft_ce",
     resamples: int = 200,
 ) -> Refit:
-    """A head on the frozen outputs of `model`, fitted on its rows of `train` (where it has none: of `selection`), and
-    scored on the table's split.
+    """A head on the frozen outputs of `model`, fitted on `train` (without labels there: on `selection`), and scored on
+    the table's split.
 
     Example: `refit(load_table(run, "nli", "test"), "st-kd-s0", alpha=0.5).scores["accuracy"]`.
     Raises `NotDefined` without features, for a regression or a ranking, for alpha > 0 without a teacher, and where the
@@ -134,29 +114,21 @@ def refit(
     task = table.task
     require_linear_head(task)
     _check_settings(alpha, temperature, loss)
-    features = read_features(table.run, model, task.name)
-    have = set(features.splits.tolist())
-    if table.split not in have:
-        raise NotDefined(f"The stored outputs of '{model}' have no rows of split '{table.split}'.")
-    fit_split = next((split for split in FIT_SPLITS if split in have), None)
-    if fit_split is None or fit_split == table.split:
-        raise NotDefined(
-            f"A head cannot be fitted on '{table.split}' and judged by it: choose another split, such as the reported "
-            "one."
-        )
-    fitted = load_table(table.run, task.name, fit_split)
+    n_examples = sum(splits_of(table.run, task.name).values())
+    features_NH = read_features(table.run, model, task.name, n_examples=n_examples)
+    fitted = _fit_table(table)
     ids, gold_N = fitted.ids.to_numpy(zero_copy_only=False), np.asarray(fitted.gold_N, np.int64)
-    chosen = _fit_rows(ids, gold_N, width=features.values.shape[1])
+    chosen = _fit_rows(ids, gold_N, width=features_NH.shape[1])
     teacher_NC = None if alpha == 0 else _teacher(fitted, ids[chosen], chosen)
-    file = str(features_path(table.run, model, task.name))
-    fit_nH = features.values[rows_of_ids(features.ids, ids[chosen], what=file)]
+    fit_nH = features_NH[fitted.file_rows_N[chosen]]
     started = time.perf_counter()
-    head = fit_head(fit_nH, gold_N[chosen], teacher_NC, alpha=alpha, temperature=temperature, loss=loss)
+    head = fit_head(
+        fit_nH, gold_N[chosen], teacher_NC, alpha=alpha, temperature=temperature, loss=loss, n_classes=task.n_outputs
+    )
     seconds = time.perf_counter() - started
-    shown = table.ids.to_numpy(zero_copy_only=False)
-    logits_NC = apply_head(head, features.values[rows_of_ids(features.ids, shown, what=file)])
+    logits_NC = apply_head(head, features_NH[table.file_rows_N])
     scores = evaluate(task, outputs=logits_NC, resamples=resamples, **known_of(table))
-    return Refit(scores, logits_NC.argmax(axis=1), head, fit_split, len(chosen), int((gold_N >= 0).sum()), seconds)
+    return Refit(scores, logits_NC.argmax(axis=1), head, fitted.split, len(chosen), int((gold_N >= 0).sum()), seconds)
 
 
 def require_linear_head(task: Task) -> None:
@@ -257,11 +229,22 @@ def apply_head(head: Head, features_NH: npt.ArrayLike) -> FloatArray:
 
 
 # ---- details -------------------------------------------------------------------------------------------------------
+def _fit_table(table: TaskTable) -> TaskTable:
+    """The first of FIT_SPLITS with gold, which may not be the table's own."""
+    splits = splits_of(table.run, table.task.name)
+    for split in FIT_SPLITS:
+        if split in splits and split != table.split:
+            fitted = load_table(table.run, table.task.name, split)
+            if fitted.has_gold.any():
+                return fitted
+        elif split == table.split:
+            raise NotDefined(f"A head that is fitted on '{split}' cannot be judged by it; choose the reported split.")
+    raise NotDefined(f"Task '{table.task.name}' has no labelled split to fit a head on beside '{table.split}'.")
+
+
 def _fit_rows(ids: np.ndarray, gold_N: IntArray, *, width: int) -> IntArray:
     """Rows with gold, at most MAX_CELLS / H of them: those whose ids have the smallest hashes, so always the same."""
     known = np.flatnonzero(gold_N >= 0)
-    if not len(known):
-        raise NotDefined("No example to fit a head on has a gold label.")
     limit = max(MAX_CELLS // width, 100)
     return known if len(known) <= limit else known[sample_rows(ids[known], limit)]
 

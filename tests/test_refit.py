@@ -13,8 +13,9 @@ from sklearn.linear_model import LogisticRegression
 from test_views_toy import Toy, kl, softmax, table_of, write_toy
 
 from core import refit as module
-from core.refit import Head, apply_head, features_path, fit_head, read_features, refit
+from core.refit import Head, apply_head, fit_head, refit
 from core.views import NotDefined
+from core.views.table import load_table
 
 N, H, C = 300, 6, 3
 STUDENT = "st-kd-s0"
@@ -129,16 +130,14 @@ def test_what_does_not_fit_is_refused(changes: dict[str, Any], message: str) -> 
 
 # ---- files ---------------------------------------------------------------------------------------------------------
 def write_features(toy: Toy, task: str = "tri", model: str = STUDENT) -> np.ndarray:
-    """Features from which a head can read the student's logits: some rotation of them, and noise. Rows in the order of
-    the predictions, which is none of the examples'; returned in the order of the examples."""
+    """Features from which a head can read the student's logits: some rotation of them, and noise. Rows are in the order
+    of the examples, where splits lie mixed."""
     rng = np.random.default_rng(3)
     logits = toy.logits[task][model]
     features = np.column_stack([logits @ rng.normal(size=(logits.shape[1], 4)), rng.normal(size=(len(logits), 2))])
-    predictions = toy.run.read_predictions(model, task)
-    place = {name: i for i, name in enumerate(toy.ids[task].tolist())}
-    path = features_path(toy.run, model, task)
+    path = toy.run.features_path(model, task)
     path.parent.mkdir(parents=True)
-    np.save(path, features[[place[name] for name in predictions.example_ids]].astype(np.float16))
+    np.save(path, features.astype(np.float16))
     return features
 
 
@@ -165,7 +164,7 @@ def test_the_fit_is_on_train_and_joined_by_id(toy: Toy) -> None:
 def test_many_rows_are_fitted_on_a_sample_of_them(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
     write_features(toy)
     monkeypatch.setattr(module, "MAX_CELLS", 6 * 100)
-    monkeypatch.setattr(module, "FIT_SPLITS", ("test", "train"))
+    monkeypatch.setattr(module, "FIT_SPLITS", ("test",))
     a, b = (refit(table_of(toy, split="selection"), STUDENT, alpha=0.5) for _ in range(2))
     assert a.n_fitted == 100 < a.n_rows
     assert np.array_equal(a.answers, b.answers)
@@ -184,7 +183,7 @@ def test_regressions_have_no_such_head(toy: Toy, task: str) -> None:
 
 def test_nothing_is_judged_by_what_it_was_fitted_on(toy: Toy) -> None:
     write_features(toy)
-    with pytest.raises(NotDefined, match="choose another split"):
+    with pytest.raises(NotDefined, match="choose the reported split"):
         refit(table_of(toy, split="train"), STUDENT, alpha=0.5)
 
 
@@ -196,15 +195,27 @@ def test_a_task_without_teacher_has_gold_alone(tmp_path: Path) -> None:
     assert refit(table_of(toy), STUDENT, alpha=0.0).scores["accuracy"].n > 0
 
 
+def test_without_labels_on_train_selection_is_fitted_on(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_features(toy)
+    unlabelled = load_table(toy.run, "tri", "train")
+    unlabelled.gold_N = np.full(len(unlabelled), -1)
+    monkeypatch.setattr(
+        module, "load_table", lambda run, task, split: unlabelled if split == "train" else load_table(run, task, split)
+    )
+    assert refit(table_of(toy), STUDENT, alpha=0.5).fitted_on == "selection"
+    with pytest.raises(NotDefined, match="choose the reported split"):
+        refit(table_of(toy, split="selection"), STUDENT, alpha=0.5)
+
+
 def test_a_file_of_other_rows_is_refused(toy: Toy) -> None:
     write_features(toy)
-    path = features_path(toy.run, STUDENT, "tri")
+    path = toy.run.features_path(STUDENT, "tri")
     np.save(path, np.load(path)[:-1])
     with pytest.raises(ValueError, match="expected a row for each of 190"):
-        read_features(toy.run, STUDENT, "tri")
+        refit(table_of(toy), STUDENT, alpha=0.5)
     path.write_bytes(b"no numbers")
     with pytest.raises(ValueError, match=r"not a readable \.npy"):
-        read_features(toy.run, STUDENT, "tri")
+        refit(table_of(toy), STUDENT, alpha=0.5)
 
 
 def test_speed(capsys: pytest.CaptureFixture[str]) -> None:

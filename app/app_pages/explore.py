@@ -117,7 +117,7 @@ def density(run: Run, task: Task, table: TaskTable, filter_: Filter) -> None:
         if position is not None and position < len(known):
             open_row(run, task, table, int(known[position]), filter_)
     st.caption(
-        "Draw a rectangle to keep what lies in it, of all rows and not only of the points; click a point to open it."
+        "Click a point to open its example." if mouse == "pan" else "What lies in a rectangle is kept, drawn or not."
     )
 
 

@@ -26,7 +26,7 @@ from core.plots.gradients import cosine_histogram, gradient_scatter
 from core.plots.grids import Star, SweepPoint, alpha_temperature_map, sweep_figure
 from core.plots.style import PAPER_ALPHA, PAPER_TEMPERATURE, signed
 from core.plots.whatif import what_if_card
-from core.refit import LOSSES, Refit, features_path, known_of, refit, require_linear_head
+from core.refit import LOSSES, Refit, known_of, refit, require_linear_head
 from core.store import Run
 from core.views import NotDefined
 from core.views.derived import column
@@ -275,7 +275,7 @@ def refit_live(table: TaskTable, model: str) -> None:
         "as you say. **Only the head moves**: a student that is trained with these settings changes its encoder too."
     )
     require_linear_head(table.task)
-    path = features_path(table.run, model, table.task.name)
+    path = table.run.features_path(model, table.task.name)
     if not path.exists():
         show.empty(
             "Nothing to fit a head on",

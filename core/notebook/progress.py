@@ -83,13 +83,15 @@ class NotebookProgress(Progress):
             return page
         share = sum(self.shares.values()) / len(self.shares)
         seconds = time.monotonic() - self.started
-        left = f", about {seconds * (1 - share) / share:.0f} s left" if share > 0.05 and seconds > 2 else ""
+        remaining = seconds * (1 - share) / share if share > 0.05 else 0
+        left = f", about {remaining:.0f} s left" if seconds > 2 and remaining >= 1 else ""
+        name = f'<b style="width:64px">{self.stage}</b>'
         width = f"width:{100 * share:.1f}%;height:8px;border-radius:4px"
         return (
-            f'{page}<div style="display:flex;align-items:center;gap:12px;margin-top:6px;font-size:12px"><b>{self.stage}'
-            '</b><div style="width:260px;border-radius:4px;background:rgba(128,128,128,.25)">'
-            f'<div style="{width};background:#e8710a"></div></div>'
-            f'<span>{100 * share:.0f} %{left}</span><span style="opacity:.7">{html.escape(self.latest)}</span></div>'
+            f'{page}<div style="display:flex;align-items:center;gap:12px;margin-top:6px;font-size:12px">{name}'
+            f'<div style="width:260px;border-radius:4px;background:rgba(128,128,128,.25)"><div style="{width};'
+            'background:#e8710a"></div></div>'
+            f'<span>{int(100 * share)} %{left}</span><span style="opacity:.7">{html.escape(self.latest)}</span></div>'
         )
 
 
