@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar
 
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
@@ -76,7 +76,7 @@ def current_run() -> Run:
             DEMO if folder == ROOT / "runs" else f"python -m core run --preset demo --out {folder / 'demo'}",
             icon=":material/science:",
         )
-        st.stop()
+        stop()
     names = [run.name for run in runs]
     readable = [run.name for run in runs if run.status != "unreadable"]
     name = _chosen_in_header("run", "Run", names, default=(readable or names)[0])
@@ -85,7 +85,7 @@ def current_run() -> Run:
     except (ValueError, OSError) as error:
         said = show.taken_apart(str(error))
         show.empty("This run cannot be shown", said.words, said.command, icon=":material/error:")
-        st.stop()
+        stop()
 
 
 def current_task(run: Run, *, classes_only: bool = False) -> Task:
@@ -95,7 +95,7 @@ def current_task(run: Run, *, classes_only: bool = False) -> Task:
     fit = {name: task for name, task in tasks.items() if not (classes_only and task.kind == "regression")}
     if not fit:
         show.empty("No task with classes", "Every task of this run is a regression; this view is about distributions.")
-        st.stop()
+        stop()
     wanted = _wanted("task")
     if wanted in tasks and wanted not in fit:
         st.caption(f"{show.literal(wanted)} is a regression and has no distributions over classes; here is another.")
@@ -113,7 +113,7 @@ def current_split(run: Run, task: Task) -> str:
     except (ValueError, OSError) as error:
         said = show.taken_apart(str(error))
         show.empty("No examples yet", said.words, said.command, icon=":material/hourglass_empty:")
-        st.stop()
+        stop()
     order = ("test", "test_mm", "dev", "dev_mm", "selection", "train")
     splits.sort(key=lambda name: order.index(name) if name in order else len(order))
     reported = reported_split(run)
@@ -223,8 +223,15 @@ def begin(header: DeltaGenerator) -> None:
 def finish() -> None:
     """Writes into the URL what the page has looked up for itself, unless it is left for another page."""
     pending = PENDING.get()
-    if pending and getattr(sys.exc_info()[0], "__name__", "") != "RerunException":
+    if pending and getattr(sys.exc_info()[0], "__name__", "") not in ("RerunException", "StopException"):
         st.query_params.update(pending)
+        pending.clear()
+
+
+def stop() -> NoReturn:
+    """`st.stop`, with a complete URL: after it nothing can be written any more."""
+    finish()
+    st.stop()
 
 
 def _wanted(key: str) -> str | None:
@@ -259,7 +266,7 @@ def _chosen_in_header(key: str, label: str, options: list[str], *, default: str)
             f"{near}Known: {known}. Choose one above.",
             icon=":material/link_off:",
         )
-        st.stop()
+        stop()
     assert wanted is not None
     st.session_state[f"state-{key}"] = wanted
     if not from_url:

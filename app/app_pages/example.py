@@ -122,7 +122,7 @@ with state.guarded("This example cannot be shown"):
     if asked is None and not len(rows):
         show.empty("No example passes this filter", f"The filter is: {in_words(filter_)}.")
         links.explore_link("Change it on explore", run, task, filter_)
-        st.stop()
+        state.stop()
     try:
         row = table.row_of(asked) if asked is not None else int(rows[0])
     except ValueError as error:
@@ -130,7 +130,7 @@ with state.guarded("This example cannot be shown"):
         if len(rows):
             first = table.ids[int(rows[0])].as_py()
             links.example_link("Open the first example of the filter", run, task, first, filter_)
-        st.stop()
+        state.stop()
     stepper(table, row, rows, filter_)
     pinned = st.query_params.get("pin")
     if pinned is None:

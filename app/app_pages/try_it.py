@@ -111,7 +111,7 @@ with state.guarded("This cannot be asked"):
         else:
             words = f"This run has no teacher and no student of task {task.name} yet."
             show.empty("Nobody to ask yet", words, f"python -m core run --out {run.path}", icon=":material/person_off:")
-        st.stop()
+        state.stop()
     left, right = st.columns([2, 3], gap="medium")
     with left:
         question = question_form(task, prefilled(run, task, split))
@@ -138,7 +138,7 @@ with state.guarded("This cannot be asked"):
                 "change of the text is answered at once.",
                 icon=":material/forum:",
             )
-            st.stop()
+            state.stop()
         if not asking.is_loaded():
             with st.spinner("Loading torch and the models' code, once for this server", show_time=True):
                 asking.load()
