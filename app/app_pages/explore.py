@@ -74,7 +74,9 @@ def density(run: Run, task: Task, table: TaskTable, filter_: Filter) -> None:
         )
         return
     wanted = AXES["regression" if table.is_regression else "classes"]
-    x_default, y_default = (name if name in have else have[i] for i, name in enumerate(wanted))
+    x_default, y_default = (name if name in have else None for name in wanted)
+    x_default = x_default or next(name for name in have if name != y_default)
+    y_default = y_default or next(name for name in have if name != x_default)
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         x = state.choice("Across", have, key="x", default=x_default, words=lambda name: COLUMNS[name].words, width=280)
         y = state.choice("Up", have, key="y", default=y_default, words=lambda name: COLUMNS[name].words, width=280)

@@ -84,7 +84,8 @@ def _colour(line: results.Line) -> str:
 def headline(run: Run, task: Task, split: str, metric: str) -> None:
     """Values on the left, what distillation changed on the right; a click on a point opens its task's examples."""
     found = results.read_results(run)
-    lines = [line for line in results.headline(found, metric=metric, split=split) if comparable(line, found, metric)]
+    lines = results.headline(found, metric=metric, split=split)
+    lines = [line for line in lines if line.groups and comparable(line, found, metric)]
     if not lines:
         show.empty(
             "No such number here",
