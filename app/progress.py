@@ -41,19 +41,19 @@ def summary_of(folder: str, name: str) -> RunSummary | None:
     return next((summary for summary in find_runs(folder) if summary.name == name), None)
 
 
-def stage_strip(folder: str, name: str) -> None:
+def stage_strip(folder: str, name: str) -> RunSummary | None:
     """One line: status, then every stage with its jobs done. While the run is not finished, a bar and the command that
-    goes on."""
+    goes on. Returns what was drawn; None: the run is gone."""
     summary = summary_of(folder, name)
     if summary is None:
         show.empty("The run is gone", f"{folder} holds no run {name} any more; choose another one above.")
-        return
+        return None
     colour, icon = BADGES[summary.status]
     with st.container(horizontal=True, gap="small", vertical_alignment="center"):
         st.badge(STATUS_WORDS[summary.status], color=colour, icon=f":material/{icon}:")
         if summary.status == "unreadable":
             show.plain(summary.error, faint=True)
-            return
+            return summary
         counts = stages_of(open_run(folder, name))
         for stage, (done, n) in counts.items():
             complete = done == n > 0
@@ -73,3 +73,4 @@ def stage_strip(folder: str, name: str) -> None:
             f"python -m core run --out {summary.path}",
             icon=":material/pause_circle:",
         )
+    return summary

@@ -1,39 +1,581 @@
-"""Notebooks through the runner: alone on a fresh run, again without training, and strictly refused."""
+"""Notebooks run: all eight through the strict runner, twice on one run, two through plain papermill; what they refuse,
+what they say, what they show while a run works, and the pages made of them.
+
+Kernels start in seconds, so runs are tiny and shared: one run goes through all eight, stage by stage.
+
+Over 350 lines: running notebooks is one subject, and its fixtures cost seconds that one file shares.
+"""
 
 from __future__ import annotations
 
 import io
+import json
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import nbformat
+import numpy as np
 import pytest
+from conftest import Finished, changed, copy_of, go, log_lines, ran, results, tiny
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from rich.console import Console
+from test_views_toy import write_toy
+from typer.testing import CliRunner
 
-from core.notebooks import run_notebooks
-from core.store import Run
-from tests.conftest import ran
+import core.notebooks
+from core.cli import app
+from core.comparisons import Difference, paired_difference
+from core.notebook import (
+    bring,
+    checked,
+    declared_in,
+    explained,
+    in_words,
+    mean_words,
+    parameters,
+    pick_task,
+    plain,
+    right_minus_right,
+    rows_of,
+    signed,
+    smooth,
+    text_of,
+)
+from core.notebook.parameters import Refused
+from core.notebook.progress import NotebookProgress
+from core.notebooks import Outcome, figure_html, parse_values, run_notebooks, write_pages
+from core.store import Run, write_json
+from core.views import NotDefined
+from core.views.table import load_table
+from core.workers import Event
+
+ROOT = Path(__file__).resolve().parents[1]
+# jupyter_client and papermill warn of their own insides (event loops, naive times) in this process too.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
 
 
-def go(run: Path, out: Path, *only: str, **values: object) -> None:
-    run_notebooks(run, out, only=list(only), values=values, console=Console(file=io.StringIO(), width=120))
+def call(*arguments: object) -> Any:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-def test_every_notebook_reads_a_finished_run_and_trains_nothing(copied: Run, tmp_path: Path) -> None:
-    n_ran = len(ran(copied))
-    go(copied.path, tmp_path)
-    executed = sorted(tmp_path.glob("*.ipynb"))
-    assert len(executed) == 8
-    assert len(ran(copied)) == n_ran
-    for path in executed:
-        cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
-        assert all(cell.execution_count for cell in cells), path.name
+def refused(*arguments: object) -> str:
+    """The message of a call that ends with exit code 2."""
+    result = call(*arguments)
+    assert result.exit_code == 2, result.output
+    return str(result.stderr.removeprefix("error: ").replace("\n", ""))
 
 
-def test_mistakes_are_refused_before_anything_runs(copied: Run, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="alpah"):
-        go(copied.path, tmp_path, "6_distill", alpah=0.3)
-    with pytest.raises(ValueError, match="alpha"):
-        go(copied.path, tmp_path, "6_distill", alpha="high")
-    with pytest.raises(ValueError, match="is not a"):
-        go(copied.path, tmp_path / "missing", "6_distill")
-    assert not list(tmp_path.glob("*.ipynb"))
+def papermill(notebook: str, out: Path, **values: object) -> subprocess.CompletedProcess[str]:
+    """Plain papermill on the command line, started from elsewhere."""
+    given = [part for name, value in values.items() for part in ("-p", name, str(value))]
+    command = [sys.executable, "-m", "papermill", f"{ROOT}/notebooks/{notebook}.ipynb", str(out), "-k", "python3"]
+    return subprocess.run([*command, *given], cwd=out.parent, capture_output=True, text=True, timeout=300)
+
+
+def outputs(path: Path) -> list[Any]:
+    return [output for cell in nbformat.read(path, as_version=4).cells for output in cell.get("outputs", ())]
+
+
+def said(path: Path) -> str:
+    """All that a notebook says, in Markdown and lines."""
+    parts = [output.get("data", {}).get("text/markdown", "") or output.get("text", "") for output in outputs(path)]
+    return "\n".join(parts)
+
+
+def params(run: Run, **values: object) -> SimpleNamespace:
+    defaults = {"preset": "smoke", "workers": None, "update": False, "task": None}
+    return SimpleNamespace(run_dir=str(run.path), **(defaults | values))
+
+
+# ---- all of them ---------------------------------------------------------------------------------------------------
+class Batch(NamedTuple):
+    run: Run
+    first: list[Outcome]
+    trained: list[str]  # after the first pass
+    log: int  # lines of the log after it
+    files: dict[str, bytes]
+    again: list[Outcome]
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """A run of `tiny()` that has its examples and nothing else: as fresh as a preset could make it, only smaller."""
+    return go(Run(tmp_path_factory.mktemp("notebooks") / "prepared"), tiny(), last_stage="prepare")
+
+
+@pytest.fixture(scope="module")
+def batch(prepared: Finished, tmp_path_factory: pytest.TempPathFactory) -> Batch:
+    folder = tmp_path_factory.mktemp("batch")
+    run, out, console = copy_of(prepared, folder), folder / "out", Console(file=io.StringIO())
+    out.mkdir()
+    first = run_notebooks(run.path, out, values={}, console=console)
+    trained, log, files = ran(run), len(log_lines(run)), results(run)
+    return Batch(run, first, trained, log, files, run_notebooks(run.path, out, values={}, console=console))
+
+
+def test_all_eight_run_in_order_on_one_run(batch: Batch) -> None:
+    assert [outcome.error for outcome in batch.first] == [None] * 8
+    assert [outcome.notebook[0] for outcome in batch.first] == list("12345678")
+    assert {"mt-1", "ft-1-nli", "ensemble", "st-kd-s1", "evaluate"} <= set(batch.trained)
+    assert sorted(path.name for path in batch.first[0].path.parent.iterdir()) == [
+        f"{outcome.notebook}.ipynb" for outcome in batch.first
+    ], "no temporary and no failed one is left"
+
+
+def test_a_second_time_nothing_is_trained(batch: Batch) -> None:
+    assert [outcome.error for outcome in batch.again] == [None] * 8
+    assert ran(batch.run) == batch.trained
+    assert len(log_lines(batch.run)) == batch.log
+    assert changed(batch.files, results(batch.run)) == set()
+
+
+def test_executed_notebooks_show_and_say(batch: Batch) -> None:
+    for outcome in batch.again:
+        found = outputs(outcome.path)
+        figures = [o for o in found if "application/vnd.plotly.v1+json" in o.get("data", {})]
+        assert len(figures) >= 2, outcome.notebook
+        for figure in figures:
+            assert figure["data"]["application/vnd.plotly.v1+json"]["config"]["showSendToCloud"] is False
+            assert len(figure["data"]["text/plain"]) > 20, "its words, where it cannot be shown"
+        assert not [o for o in found if o["output_type"] == "error" or o.get("name") == "stderr"], outcome.notebook
+        assert "Task looked at: **sentiment** (5 classes" in said(outcome.path)
+        assert "up to date: prepare" in said(outcome.path)
+        notebook = nbformat.read(outcome.path, as_version=4)
+        assert notebook.metadata.kernelspec.name == "python3"
+        assert notebook.metadata.papermill.parameters.run_dir == str(batch.run.path)
+        assert notebook.metadata.papermill.output_path == outcome.path.name
+    assert "no difference" in said(batch.again[6].path) or "better" in said(batch.again[6].path)
+    assert "**This run has no controls.**" in said(batch.again[7].path)
+    assert "distill.variants=[hard,kd,label_smoothing,cwtm,dkpp,adaptive_smoothing,truth]" in said(batch.again[7].path)
+
+
+def test_pages_need_no_jupyterlab_and_no_network(batch: Batch, tmp_path: Path) -> None:
+    pages = write_pages([outcome.path for outcome in batch.again], tmp_path / "html")
+    assert [page.stem for page in pages] == [outcome.notebook for outcome in batch.again]
+    assert (tmp_path / "html" / "plotly.min.js").stat().st_size > 1_000_000
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        assert re.search(r"""(src|href)=["']?(https?:)?//""", text) is None
+        assert text.count("Plotly.newPlot(") == text.count('class="figure"') >= 2
+        assert all(f'href="{other.name}"' in text for other in pages)
+        assert ".ipynb" not in re.sub(r"<pre>.*?</pre>", "", text, flags=re.DOTALL)
+
+
+def test_texts_of_the_data_end_no_script() -> None:
+    fig = {"data": [{"name": "</script><b>&amp;"}], "layout": {}, "config": {}}
+    page = figure_html(fig, 'a "word" <b>', "f-1")
+    assert page.count("</script>") == 1
+    assert "a &quot;word&quot; &lt;b&gt;" in page
+    assert json.loads(page.partition("newPlot(place, ")[2].rpartition("); }")[0])["data"] == fig["data"]
+
+
+# ---- alone, through plain papermill --------------------------------------------------------------------------------
+def test_distillation_alone_on_a_fresh_run_through_plain_papermill(prepared: Finished, tmp_path: Path) -> None:
+    """It trains all that comes before it; and another alpha than the run's is what the run then has."""
+    run = copy_of(prepared, tmp_path)
+    done = papermill("6_distill", tmp_path / "6.ipynb", run_dir=run.path, alpha=0.25, task="paraphrase")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert run.manifest()["config"]["distill"]["alpha"] == 0.25
+    assert {"mt-1", "ft-1-nli", "st-kd-s0"} <= set(ran(run))
+    assert "evaluate" not in run.manifest()["jobs"]
+    words = said(tmp_path / "6.ipynb")
+    assert "**paraphrase** is taught with D = soft_ce, α = 0.25" in words
+    assert "mt-1: epoch 1, selection split: " in words, "a line an evaluation"
+    assert words.count("Not here:") >= 1, "two classes have no second choice"
+    assert "IProgress" not in json.dumps(outputs(tmp_path / "6.ipynb"))
+
+
+def test_dark_knowledge_of_a_regression_through_plain_papermill(smoke: Finished, tmp_path: Path) -> None:
+    """It says what a regression does not have, on a run that it leaves as it is."""
+    before = results(smoke.run)
+    done = papermill("8_dark_knowledge", tmp_path / "8.ipynb", run_dir=smoke.run.path, task="similarity")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert said(tmp_path / "8.ipynb").count("Not here: Task 'similarity' is") >= 3
+    assert changed(before, results(smoke.run)) == set()
+
+
+def test_controls_are_spoken_of_where_there_are_some(everything: Finished, tmp_path: Path) -> None:
+    console = Console(file=io.StringIO())
+    (done,) = run_notebooks(everything.run.path, tmp_path, only=["8_dark_knowledge"], values={}, console=console)
+    assert done.error is None
+    words = said(done.path)
+    assert "The teachers against **dkpp**: " in words
+    assert "This run has no controls" not in words
+
+
+# ---- what is refused -----------------------------------------------------------------------------------------------
+def test_a_misspelt_name_fails_plain_papermill(prepared: Finished, tmp_path: Path) -> None:
+    """papermill itself goes on with the default (its exit code is 0 then)."""
+    run = copy_of(prepared, tmp_path)
+    done = papermill("6_distill", tmp_path / "6.ipynb", run_dir=run.path, alpah=0.3)
+    assert done.returncode != 0
+    assert "unknown parameter 'alpah'; did you mean 'alpha'? This notebook has: run_dir, preset," in done.stderr
+    assert ran(run) == ["prepare"]
+
+
+def test_the_runner_refuses_before_anything_is_executed(smoke: Finished, tmp_path: Path) -> None:
+    files = results(smoke.run)
+
+    def message(*arguments: object, out: Path = tmp_path) -> str:
+        return refused("notebooks", "--run", smoke.run.path, "--out", out, *arguments)
+
+    assert message("-p", "alpah=0.3").startswith("unknown parameter 'alpah'; did you mean 'alpha'? This notebook has")
+    assert message("-p", "alpha=high") == "parameter 'alpha' is 'high' (str), expected float or None"
+    assert message("-p", "seeds=2.5") == "parameter 'seeds' is 2.5 (float), expected int or None"
+    assert message("-p", "variants=kd") == "parameter 'variants' is 'kd' (str), expected list or None"
+    assert message("-p", "update=null") == "parameter 'update' is None (NoneType), expected bool"
+    assert "distill.alpha: Input should be less than or equal to 1" in message("-p", "alpha=7")
+    assert "expected name=value" in message("-p", "alpha")
+    assert "is not a YAML value" in message("-p", "variants=[hard")
+    assert message("-p", "run_dir=x") == "-p run_dir: give the run directory as --run"
+    assert message("--only", "7_evaluate", "-p", "alpha=1").startswith("-p alpha belongs to 6_distill")
+    assert "--only '6_distil' is not a notebook, expected one of 1_prepare" in message("--only", "6_distil")
+    assert message(out=tmp_path / "no").endswith(f"is not a folder; make it first: mkdir -p {tmp_path / 'no'}")
+    assert "papermill reads a brace" in _brace(smoke, tmp_path)
+    assert list(tmp_path.glob("*.ipynb")) == []
+    assert changed(files, results(smoke.run)) == set()
+
+
+def _brace(smoke: Finished, tmp_path: Path) -> str:
+    (tmp_path / "{out}").mkdir()
+    return refused("notebooks", "--run", smoke.run.path, "--out", tmp_path / "{out}", "--only", "1_prepare")
+
+
+def test_a_missing_kernel_or_package_says_how_to_get_it(
+    smoke: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("notebooks", "--run", smoke.run.path, "--out", tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "jupyter_client.kernelspec.KernelSpecManager.find_kernel_specs", lambda _: {"julia": "share/kernels/julia"}
+        )
+        message = refused(*command)
+    assert message.startswith("no Jupyter kernel 'python3' is there (found: julia); install the notebooks' packages")
+    monkeypatch.setattr(core.notebooks, "find_spec", lambda name: None)
+    assert refused(*command) == "papermill is not installed; " + core.notebooks.INSTALL
+    monkeypatch.setattr(core.notebooks, "NOTEBOOKS", tmp_path)
+    assert "they come with the repository" in refused(*command)
+
+
+def test_values_are_read_as_people_write_them() -> None:
+    given = ["a=0.3", "b=1e-3", "c=[hard, kd]", "d=true", "e=null", "f=nli", "g=2", "h=x=y"]
+    assert parse_values(given) == {
+        "a": 0.3,
+        "b": 1e-3,
+        "c": ["hard", "kd"],
+        "d": True,
+        "e": None,
+        "f": "nli",
+        "g": 2,
+        "h": "x=y",
+    }
+
+
+# ---- notebooks that fail -------------------------------------------------------------------------------------------
+def little_notebook(path: Path, *cells: str) -> None:
+    declared = new_code_cell(
+        'run_dir: str = "x"  # run\npreset: str = "smoke"  # preset\nupdate: bool = False  # update'
+    )
+    declared.metadata["tags"] = ["parameters"]
+    notebook = new_notebook(cells=[new_markdown_cell("# Why?"), declared, *map(new_code_cell, cells)])
+    nbformat.write(notebook, path)
+
+
+def test_failed_notebooks_are_kept_and_do_not_stop_the_others(
+    smoke: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, out = tmp_path / "notebooks", tmp_path / "out"
+    folder.mkdir()
+    out.mkdir()
+    monkeypatch.setattr(core.notebooks, "NOTEBOOKS", folder)
+    little_notebook(folder / "1_bad.ipynb", "assert 1 == 2, 'the text claims otherwise'")
+    little_notebook(folder / "2_dead.ipynb", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    little_notebook(folder / "3_good.ipynb", "print(run_dir)")
+    command = ("notebooks", "--run", smoke.run.path, "--out", out, "--html", out / "html")
+    result = call(*command)
+    assert result.exit_code == 1, result.output
+    assert "1_bad failed: AssertionError: the text claims otherwise" in result.stdout.replace("\n", " ")
+    assert "2_dead failed: DeadKernelError" in result.stdout
+    names = {path.name for path in out.iterdir()}
+    assert {"1_bad.failed.ipynb", "3_good.ipynb", "html"} <= names <= {
+        "1_bad.failed.ipynb", "2_dead.failed.ipynb", "3_good.ipynb", "html"
+    }  # fmt: skip
+    kept = outputs(out / "1_bad.failed.ipynb")
+    assert [o["ename"] for o in kept if o["output_type"] == "error"] == ["AssertionError"]
+    assert [page.name for page in (out / "html").glob("*.html")] == ["3_good.html"]
+    # Mended, it takes the place of the failed one; what failed once more leaves the good one of before.
+    little_notebook(folder / "1_bad.ipynb", "1")
+    little_notebook(folder / "3_good.ipynb", "raise KeyError('x')")
+    good = (out / "3_good.ipynb").read_bytes()
+    assert call(*command, "--only", "1_bad", "--only", "3_good").exit_code == 1
+    assert not (out / "1_bad.failed.ipynb").exists()
+    assert (out / "1_bad.ipynb").exists()
+    assert (out / "3_good.ipynb").read_bytes() == good
+    assert (out / "3_good.failed.ipynb").exists()
+
+
+def test_a_refusal_stops_the_rest(smoke: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is wrong with the run is wrong for all of them."""
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    monkeypatch.setattr(core.notebooks, "NOTEBOOKS", folder)
+    little_notebook(
+        folder / "1_first.ipynb", "from core.notebook.parameters import Refused\nraise Refused('no such thing')"
+    )
+    little_notebook(folder / "2_second.ipynb", "1")
+    (done,) = run_notebooks(smoke.run.path, tmp_path, values={}, console=Console(file=io.StringIO()))
+    assert done.error == "1_first failed: no such thing"
+    (error,) = [o for o in outputs(done.path) if o["output_type"] == "error"]
+    assert error["traceback"] == ["\x1b[1;31merror:\x1b[0m no such thing"], "the sentence alone"
+
+
+def test_an_interrupted_runner_leaves_nothing_half_made(
+    smoke: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(notebook: Any, temporary: str, **_: Any) -> None:
+        Path(temporary).write_text("half", encoding="utf-8")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("papermill.execute_notebook", interrupted)
+    assert call("notebooks", "--run", smoke.run.path, "--out", tmp_path, "--only", "1_prepare").exit_code == 130
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---- parameters ----------------------------------------------------------------------------------------------------
+DECLARED = 'alpha: float = None  # weight\nname: str = "x"  # name\nrows: list = None  # rows'
+VALUES: dict[str, Any] = {"alpha": None, "name": "x", "rows": None}
+
+
+def cells(*sources: str, **values: Any) -> dict[str, Any]:
+    """What `globals()` holds after these cells, in IPython."""
+    return {"In": ["", *sources, "params = parameters(globals())"], **VALUES, **values}
+
+
+def test_parameters_are_those_of_the_cell_with_what_was_injected() -> None:
+    assert vars(parameters(cells(DECLARED))) == VALUES
+    found = parameters(cells(DECLARED, "# Parameters\nalpha = 1\n", alpha=1))
+    assert (found.alpha, type(found.alpha)) == (1.0, float), "a whole number may stand for a float"
+    # A session in JupyterLab: magics that are no Python, an old injected cell above the cell as it is now.
+    again = cells("# Parameters\nalpah = 1\n", "%matplotlib inline", DECLARED, alpha=0.5)
+    assert parameters(again).alpha == 0.5
+
+
+@pytest.mark.parametrize(
+    ("injected", "values", "message"),
+    [
+        ("alpah = 0.3", {"alpah": 0.3}, "unknown parameter 'alpah'; did you mean 'alpha'? This notebook has: alpha,"),
+        ("zzz = 0.3", {"zzz": 0.3}, "unknown parameter 'zzz'. This notebook has: alpha, name, rows"),
+        ("alpha = '0.3'", {"alpha": "0.3"}, "parameter 'alpha' is '0.3' (str), expected float or None"),
+        ("name = None", {"name": None}, "parameter 'name' is None (NoneType), expected str"),
+        ("rows = 'hard'", {"rows": "hard"}, "parameter 'rows' is 'hard' (str), expected list or None"),
+        ("alpha = True", {"alpha": True}, "parameter 'alpha' is True (bool), expected float or None"),
+    ],
+)
+def test_what_was_injected_is_checked(injected: str, values: dict[str, Any], message: str) -> None:
+    with pytest.raises(Refused, match=re.escape(message)):
+        parameters(cells(DECLARED, f"# Parameters\n{injected}\n", **values))
+
+
+def test_a_parameters_cell_holds_what_papermill_can_read() -> None:
+    with pytest.raises(ValueError, match=re.escape("declared as 'int | None', expected one of str, int")):
+        declared_in("n: int | None = None")
+    with pytest.raises(ValueError, match="malformed node"):
+        declared_in("n: int = 2\nm: int = 2 * n")
+    assert checked(declared_in(DECLARED), {"alpha": 2}) == {**VALUES, "alpha": 2.0}
+
+
+# ---- the run -------------------------------------------------------------------------------------------------------
+def test_a_run_directory_needs_a_parent(tmp_path: Path) -> None:
+    run = Run(tmp_path / "no" / "run")
+    with pytest.raises(Refused, match="there is no folder .*/no; make it first, or correct run_dir"):
+        bring(params(run), stage="prepare")
+    assert not run.path.parent.exists()
+
+
+def test_a_folder_that_is_no_run_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine", encoding="utf-8")
+    with pytest.raises(Refused, match="holds no run; give an empty or new folder as run_dir"):
+        bring(params(Run(tmp_path)), stage="prepare")
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("version", [0, 2])
+def test_a_run_of_another_schema_is_left_alone(copied: Run, version: int) -> None:
+    write_json(copied.manifest_path, {**copied.manifest(), "schema_version": version})
+    before = results(copied, "run.json", "predictions", "log.jsonl")
+    with pytest.raises(Refused, match=f"has schema version {version}, this code reads 1; use the Darkroom version"):
+        bring(params(copied), stage="evaluate")
+    assert changed(before, results(copied, "run.json", "predictions", "log.jsonl")) == set()
+
+
+def test_a_damaged_and_an_imported_run_are_left_alone(copied: Run) -> None:
+    manifest = copied.manifest()
+    write_json(copied.manifest_path, {**manifest, "imported": True})
+    with pytest.raises(Refused, match="was imported: it has predictions and no stages to run"):
+        bring(params(copied), stage="evaluate")
+    copied.manifest_path.write_text('{"schema_version": 1, "jo', encoding="utf-8")
+    with pytest.raises(Refused, match="not valid JSON.*give a new folder as run_dir"):
+        bring(params(copied), stage="evaluate")
+
+
+def test_another_preset_than_the_runs_is_refused_and_the_default_is_not_meant(copied: Run) -> None:
+    with pytest.raises(Refused, match="preset is 'demo', but .* is there already, with preset 'smoke'"):
+        bring(params(copied, preset="demo"), stage="evaluate")
+    with pytest.raises(Refused, match="preset 'demmo' is not known; did you mean 'demo'"):
+        bring(params(Run(copied.path.parent / "new"), preset="demmo"), stage="prepare")
+    assert not (copied.path.parent / "new").exists()
+
+
+def test_finished_trainings_are_replaced_by_update_alone(copied: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    before, trained = results(copied), ran(copied)
+    with pytest.raises(
+        Refused, match=r"distill.alpha: 0.5 -> 0.2.*Give another run_dir, or update = True to redo them"
+    ):
+        bring(params(copied, alpha=0.2), stage="distill")
+    assert changed(before, results(copied)) == set()
+    # More students replace nobody.
+    bring(params(copied, seeds=3, variants=["hard", "kd"]), stage="distill")
+    assert sorted(ran(copied, len(trained))) == ["st-hard-s2", "st-kd-s2"]
+    bring(params(copied, alpha=0.2, update=True), stage="distill")
+    assert sorted(ran(copied, len(trained) + 2)) == ["st-kd-s0", "st-kd-s1", "st-kd-s2"]
+    assert "up to date: prepare, multitask, select, finetune, ensemble" in capsys.readouterr().out
+
+
+def test_a_half_finished_run_goes_on(copied: Run) -> None:
+    manifest, n = copied.manifest(), len(ran(copied))
+    write_json(
+        copied.manifest_path, {**manifest, "jobs": {k: v for k, v in manifest["jobs"].items() if k != "st-kd-s0"}}
+    )
+    bring(params(copied), stage="distill")
+    assert ran(copied, n) == ["st-kd-s0"]
+
+
+# ---- words ---------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("difference", "words"),
+    [
+        (Difference(0.029, 0.008, 5, "better"), "**better** by 2.9 ± 0.8 points (n = 5 seeds)"),
+        (Difference(-0.029, 0.008, 3, "worse"), "**worse** by 2.9 ± 0.8 points (n = 3 seeds: a hint, no finding)"),
+        (Difference(-0.003, 0.004, 5, "no difference"), "**no difference** (−0.3 ± 0.4 points, n = 5 seeds)"),
+        (Difference(0.01, float("nan"), 1, "one seed"), "+1.0 points with one seed, which shows nothing"),
+    ],
+)
+def test_differences_in_words(difference: Difference, words: str) -> None:
+    assert in_words(difference) == words
+
+
+def test_words_follow_the_verdict_of_core() -> None:
+    """Two standard errors are the line, whatever the numbers."""
+    rng = np.random.default_rng(0)
+    seen = set()
+    for shift in (0.0, 0.1, 2.0):
+        difference = paired_difference(rng.normal(shift, 1, 8), np.zeros(8))
+        seen.add(difference.verdict)
+        assert ("no difference" in in_words(difference)) == (abs(difference.mean) <= 2 * difference.se)
+    assert {"better", "no difference"} <= seen
+    assert "nearer" in in_words(Difference(-1, 0.1, 5, "better"), unit="nats", scale=1, words=("nearer", "further"))
+
+
+def test_small_words() -> None:
+    assert (signed(1.25), signed(-0.5, 2)) == ("+1.2", "−0.50")
+    assert mean_words([1.0, 3.0], 1) == "2.0 ± 1.0"
+    assert mean_words([0.5]) == "0.500"
+    assert plain("a|b <i> *x* `y` $z$ [l](u)\n_w_") == (
+        "a&#124;b &lt;i&gt; &#42;x&#42; &#96;y&#96; &#36;z&#36; &#91;l&#93;&#40;u&#41; &#95;w&#95;"
+    )
+    assert rows_of(["task", "n"], [["nli", 3], ["x", 4]]).splitlines() == [
+        "| task | n |",
+        "| :-- | --: |",
+        "| nli | 3 |",
+        "| x | 4 |",
+    ]
+    assert np.allclose(smooth([4.0, 0.0, 2.0], looks=2), [4.0, 2.0, 1.0])
+    assert len(smooth(np.arange(30.0))) == 30
+
+
+def test_the_task_that_is_looked_at(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The first with a teacher and three classes; it is said which, and what else there is."""
+    run = write_toy(tmp_path).run
+    assert pick_task(run, None).name == "tri"
+    assert pick_task(run, "two").name == "two"
+    with pytest.raises(Refused, match="parameter 'task': task 'tru' is not known; did you mean 'tri'"):
+        pick_task(run, "tru")
+    table = load_table(run, "tri", "test")
+    assert text_of(table, 0).startswith("*")
+    same = right_minus_right(table, table.members[0], table.members[0])
+    assert (same.mean, same.verdict) == (0, "no difference")
+    with explained():
+        right_minus_right(load_table(run, "score", "test"), "teacher", "teacher")
+        pytest.fail("a regression has no right answers")
+    with pytest.raises(ZeroDivisionError), explained():
+        raise ZeroDivisionError
+    with explained():
+        raise NotDefined("No such thing.")
+    capsys.readouterr()
+
+
+# ---- progress ------------------------------------------------------------------------------------------------------
+class Handle:
+    """What IPython gives for a display that can be updated."""
+
+    def __init__(self) -> None:
+        self.shown: list[str] = []
+
+    def update(self, bundle: dict[str, str], raw: bool) -> None:
+        self.shown.append(bundle["text/html"])
+
+
+@pytest.fixture
+def handle(monkeypatch: pytest.MonkeyPatch) -> Handle:
+    """JupyterLab, as far as progress can tell."""
+    handle = Handle()
+
+    def display(bundle: dict[str, str], **_: Any) -> Handle:
+        handle.update(bundle, raw=True)
+        return handle
+
+    monkeypatch.setattr("IPython.display.display", display)
+    monkeypatch.setattr("core.notebook.progress.DRAW_SECONDS", 0.0)
+    monkeypatch.setenv("JPY_SESSION_NAME", "6_distill.ipynb")
+    monkeypatch.delenv("DARKROOM_BATCH", raising=False)
+    return handle
+
+
+def test_in_jupyterlab_one_output_moves(handle: Handle) -> None:
+    with NotebookProgress() as progress:
+        progress.skipped("prepare")
+        progress.skipped("multitask")
+        progress.start("distill", ["st-<b>-s0", "st-kd-s1"])
+        progress.event(Event("st-<b>-s0", 0.5, {"epoch": 0, "loss": 1.25}))
+        assert "width:25.0%" in handle.shown[-1]
+        assert "25 %" in handle.shown[-1]
+        assert "st-&lt;b&gt;-s0, epoch 1, loss 1.250" in handle.shown[-1]
+        assert "up to date: prepare, multitask" in handle.shown[-1]
+        progress.finished("st-<b>-s0", 1.0)
+        progress.finished("st-kd-s1", 1.0)
+    assert "width:" not in handle.shown[-1], "no bar when nothing works"
+    assert re.search(r"7/8 distill\s+done in \d", handle.shown[-1])
+    assert "st-kd-s1 done" not in handle.shown[-1], "single jobs were said beside the bar"
+
+
+def test_in_a_batch_it_is_a_line_an_evaluation(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("JPY_SESSION_NAME", "6_distill.ipynb")
+    monkeypatch.setenv("DARKROOM_BATCH", "1")
+    with NotebookProgress() as progress:
+        progress.note("two jobs at a time")
+        progress.start("distill", ["st-kd-s0"])
+        for share in (0.2, 0.4, 0.6):
+            progress.event(Event("st-kd-s0", share, {"epoch": 0, "loss": 1.0}))
+        progress.event(Event("st-kd-s0", 0.9, {"epoch": 0, "selection": {name: 0.5 for name in "abcdefghijklmnop"}}))
+        progress.finished("st-kd-s0", 2.0)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4, "note, start, evaluation in one line, end"
+    assert lines[2].startswith("   st-kd-s0: epoch 1, selection split: a 50.0")
+    assert not os.environ.get("JPY_PARENT_PID")

@@ -167,10 +167,25 @@ def ledger_rows(table: TaskTable) -> list[LedgerRow]:
     return rows
 
 
+def no_results_yet(run: Run, task: Task, split: str) -> None:
+    show.empty(
+        "No results yet",
+        "They come with the last stage, evaluate. What is done can be read already:",
+        icon=":material/hourglass_empty:",
+    )
+    with st.container(horizontal=True, gap="small"):
+        curves = links.place(run) | {"view": "curves"}
+        st.page_link("app_pages/runs.py", label="Loss curves", icon=":material/show_chart:", query_params=curves)
+        links.explore_link(f"Examples of {show.literal(task.name)}", run, task, Filter(split=split))
+
+
 @st.fragment(run_every=3)
 def live(folder: str, name: str) -> None:
-    """Redrawn every three seconds while the run is being made."""
-    stage_strip(folder, name)
+    """Redrawn every three seconds while the run is being made; then the whole page once."""
+    summary = stage_strip(folder, name)
+    if summary is None or summary.status != "in progress":
+        state.known_runs.clear()  # else the page would believe the old status, and come back here at once
+        st.rerun()
 
 
 # ---- the page ------------------------------------------------------------------------------------------------------
@@ -191,7 +206,7 @@ with below:
         {
             "run": [one.name for one in runs],
             "state": [STATUS_WORDS[one.status] for one in runs],
-            "stages": [one.stages_done / one.stages_total if one.stages_total else None for one in runs],
+            "stages": [100 * one.stages_done / one.stages_total if one.stages_total else None for one in runs],
             "preset": [one.preset or "" for one in runs],
             "tasks": [list(one.tasks) for one in runs],
             "last line of its log": [ago(one.last_log_seconds, now) for one in runs],
@@ -204,7 +219,7 @@ with below:
         hide_index=True,
         on_select="rerun",
         selection_mode="single-row",
-        column_config={"stages": st.column_config.ProgressColumn(format="percent", min_value=0, max_value=1)},
+        column_config={"stages": st.column_config.ProgressColumn(format="%.0f %%", min_value=0, max_value=100)},
         column_order=[name for name in listed.column_names if name != "remark" or any(one.error for one in runs)],
         alt=f"{len(runs)} runs with their state and progress",
     )
@@ -219,5 +234,9 @@ with main:
     metric = state.choice(
         "Metric", list(METRICS), key="metric", default="score", kind="segmented", words=lambda name: METRICS[name][0]
     )
-    with state.guarded("No results yet"):
-        headline(run, task, split, metric)
+    unfinished = summary is not None and summary.status in ("in progress", "half-finished")
+    if unfinished and "evaluate" not in run.manifest().get("jobs", {}):
+        no_results_yet(run, task, split)
+    else:
+        with state.guarded("No results yet"):
+            headline(run, task, split, metric)
