@@ -16,6 +16,7 @@ from app import show
 from core.calibration import IntArray
 from core.config import Teaching, validated
 from core.plots.cards import distribution_card, value_card
+from core.plots.style import ROLES, escaped
 from core.store import Run
 from core.tasks import Task
 from core.views import NotDefined
@@ -23,7 +24,7 @@ from core.views.derived import COHORT_IN_WORDS, COHORTS, COLUMNS, available, col
 from core.views.distances import js_distance_N
 from core.views.ensembles import closest_member
 from core.views.gradients import logit_gradients, loss_grid
-from core.views.table import BASELINE, TaskTable, Text
+from core.views.table import BASELINE, DEFAULT_STUDENT, TaskTable, Text
 
 TILES = {
     "kl": "KL(teacher, student)",
@@ -65,7 +66,7 @@ def card(table: TaskTable, row: int, student: str) -> go.Figure:
         seeds[BASELINE] = seeds.pop(student)
     members = table.members if len(table.members) > 1 else ()
     if table.is_regression:
-        return value_card(
+        fig = value_card(
             value_range=table.task.score_range,
             members_M=[table.outputs(name)[row] for name in members] or None,
             teacher=float(table.values("teacher")[row]) if table.has_teacher else None,
@@ -77,7 +78,8 @@ def card(table: TaskTable, row: int, student: str) -> go.Figure:
             humans_mean=_known(table.humans_N, row),
             member_names=members or None,
         )
-    return distribution_card(
+        return named(fig, student)
+    fig = distribution_card(
         labels_of(table.task, table.texts([row])[0]),
         members_MC=_probs(table, row, members),
         teacher_C=table.probs("teacher")[row] if table.has_teacher else None,
@@ -88,6 +90,19 @@ def card(table: TaskTable, row: int, student: str) -> go.Figure:
         humans_C=_known_row(table.humans_NC, row),
         member_names=members or None,
     )
+    return named(fig, student)
+
+
+def named(fig: go.Figure, student: str) -> go.Figure:
+    """The card with the right name for a student that is not the distilled one: it has the same place and look."""
+    if student in (DEFAULT_STUDENT, BASELINE):
+        return fig
+    ours, name = ROLES["student"].name, f"student, {escaped(student)}"
+    for trace in fig.select_traces({"legendgroup": "student"}):
+        trace.name = name
+        trace.text = [text.replace(ours, name) for text in trace.text or ()]
+    fig.layout.meta = {"alt": fig.layout.meta["alt"].replace(ours, f"student, {student}")}
+    return fig
 
 
 def _probs(table: TaskTable, row: int, models: tuple[str, ...]) -> np.ndarray | None:
@@ -180,14 +195,9 @@ def loss_terms(table: TaskTable, row: int, student: str, teaching: Teaching) -> 
 def loss_box(table: TaskTable, row: int, student: str, terms: LossTerms) -> None:
     alpha, t = terms.teaching.alpha, terms.teaching.temperature
     hard, soft = (1 - alpha) * terms.hard, alpha * terms.soft
-    st.caption(
-        f"At the run's alpha = {alpha:g} and temperature = {t:g}, with the mean of the student's seeds"
-        + (
-            "."
-            if terms.teaching.loss in ("soft_ce", "kl")
-            else f"; it was trained with the loss {terms.teaching.loss}."
-        )
-    )
+    loss = terms.teaching.loss
+    other = "" if loss in ("soft_ce", "kl") else f" It was trained with another loss, {loss}."
+    st.caption(f"At the run's alpha = {alpha:g} and temperature = {t:g}, for the mean of the student's seeds.{other}")
     with st.grid(3, min_column_width=120, gap="small"):
         st.metric("Gold label", f"{hard:.3f}", border=True, help="(1 - alpha) times the cross-entropy, nats")
         st.metric("Teachers", f"{soft:.3f}", border=True, help="alpha T² KL(teachers, student), nats")

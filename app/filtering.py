@@ -65,12 +65,16 @@ def ordered_rows(run: Run, table: TaskTable, filter_: Filter, order: Order) -> I
 
 @st.cache_resource(max_entries=8, show_spinner=False)
 def _ordered(_table: TaskTable, place: tuple[str, ...], query: tuple[tuple[str, str], ...], order: Order) -> IntArray:
-    filter_ = from_query(dict(query), _table.task)
-    rows = apply(filter_, _table)
+    return in_order(_table, from_query(dict(query), _table.task), order)
+
+
+def in_order(table: TaskTable, filter_: Filter, order: Order) -> IntArray:
+    """All rows of the filter in their order: a full sort, a tenth of a second for a million."""
+    rows = apply(filter_, table)
     if order.by is None or not len(rows):
         return rows
     student, n = filter_.student_is, len(rows)
-    return paging.page(_table, rows, order_by=order.by, descending=order.descending, page_size=n, student=student).rows
+    return paging.page(table, rows, order_by=order.by, descending=order.descending, page_size=n, student=student).rows
 
 
 def write_filter(filter_: Filter) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -189,3 +190,13 @@ def test_the_numbers_of_an_example(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     total = pulls["pull of gold"] + pulls["pull of teachers"]
     assert np.allclose(total, pulls["sum"], atol=1e-6)
     assert np.allclose(pulls[["pull of gold", "pull of teachers"]].sum(), 0, atol=1e-6)  # a gradient of a softmax
+
+
+def test_another_student_has_its_own_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    toy = toys(tmp_path, variants=("hard", "kd", "dkpp"))
+    for task in ("tri", "score"):
+        query = {"run": toy.run.path.name, "task": task, "split": "test", "student_is": "dkpp"}
+        card = charts(opened(tmp_path / "runs", monkeypatch, "example", **query))[0]
+        names = [trace.get("name") for trace in card["data"]]
+        assert "student, dkpp" in names
+        assert "student, KD" not in json.dumps(card)

@@ -298,7 +298,9 @@ def little_notebook(path: Path, *cells: str) -> None:
         'run_dir: str = "x"  # run\npreset: str = "smoke"  # preset\nupdate: bool = False  # update'
     )
     declared.metadata["tags"] = ["parameters"]
-    notebook = new_notebook(cells=[new_markdown_cell("# Why?"), declared, *map(new_code_cell, cells)])
+    meta = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    cells_of = [new_markdown_cell("# Why?"), declared, *map(new_code_cell, cells)]
+    notebook = new_notebook(cells=cells_of, metadata=meta)
     nbformat.write(notebook, path)
 
 

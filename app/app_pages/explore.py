@@ -15,9 +15,9 @@ from app.filtering import (
     FILE_ORDER,
     boxed,
     filter_widgets,
+    in_order,
     order_of,
     order_query,
-    ordered_rows,
     write_filter,
 )
 from core.calibration import IntArray
@@ -46,7 +46,6 @@ def summary_line(table: TaskTable, filter_: Filter, n: int) -> None:
         if n:
             with st.popover("Export", icon=":material/download:"):
                 st.caption("The selection in its order, with the filter written into the file.")
-                rows = ordered_rows(run, table, filter_, order)
                 for ending, make, mime in (
                     ("parquet", export.as_parquet, "application/vnd.apache.parquet"),
                     ("csv", export.as_csv, "text/csv"),
@@ -54,7 +53,7 @@ def summary_line(table: TaskTable, filter_: Filter, n: int) -> None:
                     st.download_button(
                         f"{ending.upper() if ending == 'csv' else 'Parquet'}, {n:,} rows",
                         # Made when it is clicked: a million rows take seconds.
-                        lambda make=make: make(export.selection_table(table, rows, filter_)),
+                        lambda make=make: make(export.selection_table(table, in_order(table, filter_, order), filter_)),
                         file_name=export.file_name(table, n, ending),
                         mime=mime,
                         on_click="ignore",

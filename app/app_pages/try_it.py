@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import streamlit as st
 
-from app import asking, show, state
+from app import asking, cards, show, state
 from app.asking import Question
 from core.config import digest
 from core.store import Run, read_json
@@ -74,7 +74,7 @@ def ask_everybody(run: Run, task: Task, question: Question, panel: asking.Panel,
         answers[name] = asking.answer(run, name, task, question)
     bar.empty()
     with slot.container():
-        fig = asking.chart(task, question, panel, answers, student)
+        fig = cards.named(asking.chart(task, question, panel, answers, student), student)
         show.figure(fig, key=f"answers-{digest([run.path.name, task.name, student])}")
     if task.kind == "regression":
         said = {"model": everybody, "value": [float(answers[name]) for name in everybody]}
@@ -126,7 +126,9 @@ with state.guarded("This cannot be asked"):
         with st.container(horizontal=True, vertical_alignment="center", gap="small"):
             if st.button("Ask everybody", type="primary", icon=":material/forum:", disabled=wrong is not None):
                 st.session_state["asked"] = True
-            who = f"{len(panel.teachers)} teachers, {sum(map(len, panel.students.values()))} students"
+            teachers = "teachers" if task.has_teacher else "members"
+            n_students = sum(map(len, panel.students.values()))
+            who = f"{len(panel.teachers)} {teachers}, {n_students} students"
             st.caption(wrong or who)
         if panel.missing:
             show.plain(f"Without weights, hence silent: {', '.join(panel.missing)}.", faint=True)
