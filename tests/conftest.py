@@ -7,7 +7,8 @@ from __future__ import annotations
 import io
 import json
 import shutil
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,6 +55,15 @@ FOLDED = (
     *("ensemble.targets=out_of_fold", "distill.variants=[hard,kd,truth]", "distill.seeds=1"),
     *("distill.regression_loss=gaussian_nll", "distill.per_task={nli: {alpha: 0.2}}"),
 )
+
+
+@pytest.fixture(autouse=True)
+def main_module() -> Iterator[None]:
+    """Streamlit's script runner leaves its script in the place of `__main__`, and a process that is started later would
+    run that script instead of pytest's."""
+    main = sys.modules["__main__"]
+    yield
+    sys.modules["__main__"] = main
 
 
 class Finished(NamedTuple):
