@@ -1,4 +1,5 @@
-"""`python -m core ...`: run, status, report, predict, pretrain, notebooks, sweep. A few lines each around the modules.
+"""`python -m core ...`: run, status, verify, report, predict, pretrain, notebooks, sweep. A few lines each around the
+modules.
 
 Torch is imported by the commands that need it and when they need it: `status`, `report` and an up-to-date `run`
 answer at once.
@@ -12,8 +13,6 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -22,12 +21,16 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from core.config import digest, stored_tasks, validated
+from core.checksums import verify as verify_files
+from core.config import digest, validated
+from core.endings import user_errors
+from core.locks import locked
 from core.pipeline import run_pipeline
-from core.plan import STAGES, make_jobs
+from core.plan import STAGES
 from core.presets import PRESETS, load_config
 from core.progress import Progress
 from core.report import build_report, render_report
+from core.status import read_status
 from core.store import Run
 from core.workers import Event
 
@@ -40,24 +43,6 @@ WIDTH_WITHOUT_TERMINAL = 110
 
 TOKENIZER = "wordpiece(vocab=8192)"
 RunArgument = Annotated[Path, typer.Argument(help="run directory, for example runs/demo", show_default=False)]
-
-
-@contextmanager
-def _user_errors() -> Iterator[None]:
-    """A person's mistakes end in one message on standard error and exit code 2; Ctrl-C says how to go on; bugs keep
-    their traceback."""
-    console = Console(stderr=True)
-    try:
-        yield
-    except (ValueError, FloatingPointError, RuntimeError) as error:
-        if os.environ.get("DARKROOM_TRACEBACK"):
-            raise
-        # Messages quote lists and a person's input: without `escape` rich would take "[a, b]" for a style.
-        console.print(f"[bold red]error:[/bold red] {escape(str(error))}", highlight=False, soft_wrap=True)
-        raise typer.Exit(2) from None
-    except KeyboardInterrupt:
-        console.print("\nstopped; the same command goes on from the last checkpoint")
-        raise typer.Exit(130) from None
 
 
 def _console() -> Console:
@@ -80,7 +65,7 @@ def run(
 ) -> None:
     """Run the pipeline, skipping what is up to date; the same command goes on after a stop."""
     console = _console()
-    with _user_errors():
+    with user_errors():
         if from_ is not None and only is not None:
             raise ValueError("--from and --only exclude each other: give one")
         target = Run(out)
@@ -105,29 +90,49 @@ def run(
 
 
 @app.command()
-def status(run: RunArgument) -> None:
-    """How far is a run: each stage, its jobs, its time."""
+def status(
+    run: RunArgument,
+    as_json: Annotated[bool, typer.Option("--json", help="all of it as JSON on standard output")] = False,
+) -> None:
+    """How far is a run, and does somebody work on it: each stage, its jobs, its time."""
     console = _console()
-    with _user_errors():
-        manifest = Run(run).manifest()
-        if manifest.get("imported"):
-            raise ValueError(f"{run} holds imported predictions and has no stages; look at it with `make app`")
-        config = validated(manifest["config"])
-        done = manifest["jobs"]
-        chosen = done.get("select", {}).get("chosen") or [f"mt-{i}" for i in range(1, config.select.top_k + 1)]
-        jobs = make_jobs(config, stored_tasks(manifest), source_digest="", chosen=chosen)
-        table = Table(
-            title=f"{escape(str(run))}: preset {manifest['config']['preset']}", title_justify="left", pad_edge=False
-        )
+    with user_errors():
+        about = read_status(Run(run))
+        if as_json:
+            sys.stdout.write(json.dumps(about, indent=1) + "\n")
+            return
+        table = Table(title=f"{escape(str(run))}: preset {about['preset']}", title_justify="left", pad_edge=False)
         for column in ("stage", "jobs done", "seconds", "says"):
             table.add_column(column, justify="right" if column in ("jobs done", "seconds") else "left")
-        for stage in STAGES:
-            wanted = [job.name for job in jobs.values() if job.stage == stage]
-            have = [name for name, record in done.items() if record["stage"] == stage]
-            says = "done" if len(have) == len(wanted) else "to do" if not have else f"{len(have)} of {len(wanted)}"
-            seconds = sum(done[name]["seconds"] for name in have)
-            table.add_row(stage, f"{len(have)}/{len(wanted)}", f"{seconds:.1f}" if have else "", says)
+        for stage, counts in about["stages"].items():
+            done, total = counts["done"], counts["total"]
+            says = "done" if done == total else f"{done} of {total}" if done else "to do"
+            table.add_row(stage, f"{done}/{total}", f"{counts['seconds']:.1f}" if done else "", says)
         console.print(table)
+        console.print(about["says"], markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def verify(run: RunArgument) -> None:
+    """Compare every result file of a run with its checksum; exit code 1 when one is damaged or gone."""
+    console = _console()
+    with user_errors():
+        target = Run(run)
+        target.manifest()
+        found = verify_files(target)
+        for words, paths in (("damaged", found.damaged), ("gone", found.lost)):
+            for path in paths:
+                console.print(f"{words}: {path}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"{found.checked} files compared, {len(found.damaged)} damaged, {len(found.lost)} gone")
+        if found.damaged or found.lost:
+            console.print(
+                f"Restore them from a copy; or delete the damaged ones, and `python -m core run --out {run}` makes "
+                "them again",
+                markup=False,
+                soft_wrap=True,
+            )
+    if found.damaged or found.lost:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -139,7 +144,7 @@ def report(
 ) -> None:
     """The results table of a run."""
     console = _console()
-    with _user_errors():
+    with user_errors():
         built = build_report(Run(run))
         if as_json:
             sys.stdout.write(json.dumps(built, indent=1) + "\n")
@@ -166,7 +171,7 @@ def predict(
 ) -> None:
     """What a model of the run says about your own text."""
     console = _console()
-    with _user_errors():
+    with user_errors():
         from core.ask import ask
 
         answer = ask(Run(run), model, task, text, text_b=text_b, candidates=candidate)
@@ -198,7 +203,7 @@ def import_predictions(
 ) -> None:
     """Make a run of predictions from elsewhere, for the dashboard and the views."""
     console = _console()
-    with _user_errors():
+    with user_errors():
         from core import importing
 
         done = importing.import_predictions(
@@ -231,7 +236,7 @@ def pretrain(
 ) -> None:
     """Pre-train a small encoder on plain text; the same command goes on after a stop."""
     console = _console()
-    with _user_errors():
+    with user_errors():
         own = [f"pretrain.text={json.dumps(str(text))}", f"pretrain.objective={objective}"]
         settings = load_config("glue-small", None, [*own, *(f"pretrain.{item}" for item in set_ or ())]).pretrain
         if objective == "none":
@@ -248,7 +253,9 @@ def pretrain(
         where = resolve_device(device, "auto", hidden=config_of(encoder, None).hidden_size)
         lines = read_lines(text)
         about = {"settings": settings.model_dump(exclude={"text"}), "encoder": encoder, "tokenizer": tokenizer}
-        with Progress(console) as progress:
+        with locked(out) as note, Progress(console) as progress:
+            if note:
+                progress.note(f"note: {note}")
             progress.note(where.reason)
             progress.start("pretrain", [out.name])
             done = pretrain_text(
@@ -282,7 +289,7 @@ def notebooks(
 ) -> None:
     """Execute the notebooks on a run, strictly checked; failed ones are kept with their error."""
     console = _console()
-    with _user_errors():
+    with user_errors():
         from core.notebooks import parse_values, run_notebooks, write_pages
 
         done = run_notebooks(run, out, only=only or (), values=parse_values(values or ()), console=console)
@@ -306,7 +313,7 @@ def sweep(
 ) -> None:
     """Train a grid of students (alpha, temperature, loss) on one run's teachers; the same command goes on."""
     console = _console()
-    with _user_errors():
+    with user_errors():
         from core.sweep import read_grid, run_sweep
 
         done = run_sweep(Run(run), read_grid(grid, values or ()), out, n_jobs=jobs, console=console)

@@ -8,16 +8,17 @@ Shapes: B examples, T tokens, H hidden, C classes.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from core.batching import Batch
 from core.encoder import encode, make_encoder, replace_dropouts
+from core.files import read_json, sync, told, write_json
 from core.heads import SanHead, make_head
 from core.tasks import Task
 
@@ -66,12 +67,15 @@ def with_fresh_head(
 def save_model(model: MultiTaskModel, folder: Path, *, tokenizer: Any, about: Mapping[str, Any]) -> None:
     """Writes `encoder/` (a transformers directory with its tokenizer), `heads.safetensors` and, last, `model.json`
     with `about`, whose presence says that the directory is complete."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "model.json").unlink(missing_ok=True)
-    model.encoder.save_pretrained(folder / "encoder")
-    tokenizer.save_pretrained(folder / "encoder")
-    save_file({name: p.contiguous() for name, p in model.heads.state_dict().items()}, folder / "heads.safetensors")
-    (folder / "model.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    with told(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "model.json").unlink(missing_ok=True)
+        model.encoder.save_pretrained(folder / "encoder")
+        tokenizer.save_pretrained(folder / "encoder")
+        save_file({name: p.contiguous() for name, p in model.heads.state_dict().items()}, folder / "heads.safetensors")
+        for path in (*(folder / "encoder").iterdir(), folder / "heads.safetensors"):
+            sync(path)
+    write_json(folder / "model.json", about)
 
 
 def load_model(folder: Path, tasks: Mapping[str, Task]) -> tuple[MultiTaskModel, dict[str, Any]]:
@@ -80,9 +84,16 @@ def load_model(folder: Path, tasks: Mapping[str, Task]) -> tuple[MultiTaskModel,
     about_path = folder / "model.json"
     if not about_path.exists():
         raise ValueError(f"{folder} holds no complete model (no model.json); re-run the stage that makes it")
-    about = json.loads(about_path.read_text(encoding="utf-8"))
-    body = make_encoder(str(folder / "encoder"), dropout=about["dropout"], tokenizer=None)
-    heads = {name: make_head(tasks[name], body.config.hidden_size, **about["head_settings"]) for name in about["tasks"]}
-    model = MultiTaskModel(body, heads)
-    model.heads.load_state_dict(load_file(folder / "heads.safetensors"))
+    about = read_json(about_path)
+    try:
+        body = make_encoder(str(folder / "encoder"), dropout=about["dropout"], tokenizer=None)
+        settings = about["head_settings"]
+        heads = {name: make_head(tasks[name], body.config.hidden_size, **settings) for name in about["tasks"]}
+        model = MultiTaskModel(body, heads)
+        model.heads.load_state_dict(load_file(folder / "heads.safetensors"))
+    except (ValueError, KeyError, TypeError, OSError, RuntimeError, SafetensorError) as error:
+        raise ValueError(
+            f"{folder} holds a damaged model ({str(error).strip().splitlines()[0]}). Restore it from a copy, or delete "
+            "the folder: the next `python -m core run` makes it again when it needs it"
+        ) from error
     return model.eval(), about

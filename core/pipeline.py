@@ -2,7 +2,8 @@
 
 `run_pipeline` walks the stages, asks core/plan for the jobs of each, runs those that are not done with the same key,
 and writes `run.json` after every job. A run directory that holds finished trainings of another config is refused
-unless `update` is given: nothing is lost by mistake.
+unless `update` is given: nothing is lost by mistake. One process at a time writes to it (core/locks), and what a job
+reads is compared with its checksum first (core/checksums).
 
 No torch here: when everything is up to date, a run takes as long as reading its manifest.
 """
@@ -14,18 +15,21 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from core.checksums import check_file, check_inputs, files_of, lost_files, recorded, write_sums
 from core.config import Config, differences, digest, resolve_tasks, warnings_of
 from core.data import fingerprint, source_files
+from core.files import read_json
+from core.locks import locked
 from core.plan import STAGES, TRAINING_STAGES, Job, is_done, lost_by, make_jobs
 from core.progress import Progress
-from core.store import SCHEMA_VERSION, Run, read_json
+from core.store import SCHEMA_VERSION, Run
 from core.tasks import Task
 from core.workers import Workers
 
@@ -46,7 +50,7 @@ def run_pipeline(
 
     `first_stage` redoes that stage and all after it; `only_stage` redoes that one alone, and fails when what it needs
     is not up to date; `last_stage` stops after that one. Raises `ValueError` for a run directory of another config, see
-    `update`.
+    `update`, for one that another process works on, and for a damaged file.
     """
     for stage in (first_stage, only_stage, last_stage):
         if stage is not None and stage not in STAGES:
@@ -54,11 +58,18 @@ def run_pipeline(
     tasks = resolve_tasks(config)
     source = source_digest(config, tasks)
     forced = _forced_stages(first_stage, only_stage)
-    manifest = _open(run, config, tasks, source, update=update, first_stage=first_stage or only_stage, forced=forced)
-    for warning in manifest["warnings"]:
-        progress.note(f"note: {warning}")
+    if not run.exists() and run.holds_anything():
+        raise ValueError(f"{run.path} exists, is not empty and holds no run; give an empty or new folder to --out")
     with ExitStack() as stack:
         workers: Workers | None = None
+        notes = [stack.enter_context(locked(run.path))]
+        begin = _Begin(update=update, first_stage=first_stage or only_stage, forced=forced)
+        manifest, sums, more = _open(run, config, tasks, source, begin)
+        for note in (*notes, *more, *manifest["warnings"]):
+            if note:
+                progress.note(f"note: {note}")
+        checked: set[str] = set()
+        run.log("started", pid=os.getpid())
         stack.push(lambda kind, error, trace: _log_stop(run, error))
         wanted = STAGES if last_stage is None else STAGES[: STAGES.index(last_stage) + 1]
         for stage in [only_stage] if only_stage is not None else wanted:
@@ -68,7 +79,7 @@ def run_pipeline(
                 _require_inputs(stage, jobs, manifest)
             elif stage == "finetune":
                 # Another selection than before: what belonged to the old one is neither counted nor reported.
-                _forget(run, manifest, jobs, stages=STAGES)
+                _forget(run, manifest, sums, jobs, stages=STAGES)
             of_stage = [job for job in jobs.values() if job.stage == stage]
             todo = [job for job in of_stage if stage in forced or not is_done(job, manifest)]
             if not todo:
@@ -80,13 +91,15 @@ def run_pipeline(
                     shutil.rmtree(run.model_dir(job.name), ignore_errors=True)
             if workers is None:
                 run.remove_leftovers()
-                workers = stack.enter_context(_start_workers(config, tasks, progress))
+                workers = stack.enter_context(_start_workers(run, config, tasks, progress))
             # Models whose weights were deleted train again before those that start from them.
             for wave in waves([*_jobs_with_lost_weights(run, jobs, todo), *todo]):
-                _run_jobs(run, config, tasks, wave, jobs["prepare"].key, manifest, workers, progress)
-    if not config.runtime.keep_models and only_stage is None and last_stage is None:
-        shutil.rmtree(run.path / "models", ignore_errors=True)
-    return manifest
+                check_inputs(run, jobs, wave, sums, checked)
+                _run_jobs(run, config, tasks, wave, jobs["prepare"].key, manifest, sums, workers, progress)
+                checked.update(path for job in wave for path in files_of(sums, job.stage, job.name))
+        if not config.runtime.keep_models and only_stage is None and last_stage is None:
+            shutil.rmtree(run.path / "models", ignore_errors=True)
+        return manifest
 
 
 def _run_jobs(
@@ -96,10 +109,11 @@ def _run_jobs(
     jobs: Sequence[Job],
     prepare_key: str,
     manifest: dict[str, Any],
+    sums: dict[str, str],
     workers: Workers,
     progress: Progress,
 ) -> None:
-    """Runs `jobs` side by side and marks each done in `run.json`, last of all its files."""
+    """Runs `jobs` side by side and marks each done in `run.json`, after all its files and their checksums."""
     if not jobs:
         return
     for job in jobs:
@@ -110,6 +124,9 @@ def _run_jobs(
         seconds = round(result.seconds, 3)
         record = {"stage": job.stage, "status": "done", "key": job.key, "seconds": seconds, "finished": _now()}
         manifest["jobs"][job.name] = {**record, **result.about}
+        _drop(sums, job.stage, job.name)
+        sums |= result.sums
+        write_sums(run, sums)
         run.write_manifest(manifest)
         run.log("done", job=job.name, stage=job.stage, seconds=seconds)
         progress.finished(job.name, result.seconds)
@@ -129,7 +146,8 @@ def waves(jobs: Sequence[Job]) -> list[list[Job]]:
 
 def _log_stop(run: Run, error: BaseException | None) -> None:
     if error is not None:
-        run.log("stopped", error=f"{type(error).__name__}: {error}")
+        with suppress(ValueError):  # on a full disk, say: the error itself is what must be seen
+            run.log("stopped", error=f"{type(error).__name__}: {error}".removesuffix(": "))
 
 
 def source_digest(config: Config, tasks: dict[str, Task]) -> str:
@@ -160,17 +178,18 @@ def chosen_members(
     return list(read_json(path)["chosen"])
 
 
+class _Begin(NamedTuple):
+    """What a person asked for: replace what is outdated, redo from a stage on, the stages that are redone."""
+
+    update: bool
+    first_stage: str | None
+    forced: Collection[str]
+
+
 def _open(
-    run: Run,
-    config: Config,
-    tasks: dict[str, Task],
-    source: str,
-    *,
-    update: bool,
-    first_stage: str | None,
-    forced: Collection[str],
-) -> dict[str, Any]:
-    """The manifest to go on with: a new one, or the old one with the new config."""
+    run: Run, config: Config, tasks: dict[str, Task], source: str, begin: _Begin
+) -> tuple[dict[str, Any], dict[str, str], list[str]]:
+    """The manifest to go on with, a new one or the old one with the new config; the checksums; what is worth a note."""
     config_values = config.model_dump(mode="json")
     fresh: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
@@ -187,20 +206,29 @@ def _open(
         "jobs": {},
     }
     if not run.exists():
-        if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
-            raise ValueError(f"{run.path} exists, is not empty and holds no run; give an empty or new folder to --out")
         run.write_manifest(fresh)
-        return fresh
+        return fresh, {}, []
     old = run.manifest()
+    if old.get("imported"):
+        raise ValueError(
+            f"{run.path} holds imported predictions and has no stages to run; give another folder to --out"
+        )
+    sums, note = recorded(run, old)
+    notes = [note] if note else []
+    for name, path in lost_files(run, old, sums).items():
+        if old["jobs"].pop(name)["stage"] not in begin.forced:
+            notes.append(f"{run.path / path} is gone, so '{name}' is done again")
     if not (run.path / "selection.json").exists():
         old["jobs"].pop("select", None)
+    elif "select" not in begin.forced:
+        check_file(run, "selection.json", sums, stage="select")
     chosen = chosen_members(run, config, tasks, source, old)
     jobs = make_jobs(config, tasks, source_digest=source, chosen=chosen)
     lost = lost_by(jobs, old, chosen_known=chosen is not None)
-    if first_stage is not None:
+    if begin.first_stage is not None:
         # A stage that is redone by name may replace its own results and those after it.
-        lost = [name for name in lost if STAGES.index(old["jobs"][name]["stage"]) < STAGES.index(first_stage)]
-    if lost and not update:
+        lost = [name for name in lost if STAGES.index(old["jobs"][name]["stage"]) < STAGES.index(begin.first_stage)]
+    if lost and not begin.update:
         changes = differences(old["config"], fresh["config"]) or ["the source files or the code have changed"]
         raise ValueError(
             f"{run.path} holds a run of another config ({'; '.join(changes[:6])}). Going on would replace "
@@ -208,11 +236,18 @@ def _open(
             "or --update to redo them here"
         )
     manifest = {**fresh, "created": old["created"], "jobs": old["jobs"]}
-    _forget(run, manifest, jobs, stages=STAGES if update else forced)
-    return manifest
+    _forget(run, manifest, sums, jobs, stages=STAGES if begin.update else begin.forced)
+    return manifest, sums, notes
 
 
-def _forget(run: Run, manifest: dict[str, Any], jobs: Mapping[str, Job], *, stages: Collection[str]) -> None:
+def _drop(sums: dict[str, str], stage: str, job: str) -> None:
+    for path in files_of(sums, stage, job):
+        del sums[path]
+
+
+def _forget(
+    run: Run, manifest: dict[str, Any], sums: dict[str, str], jobs: Mapping[str, Job], *, stages: Collection[str]
+) -> None:
     """Takes what `jobs` makes outdated out of `run.json`, so that a stop on the way leaves no result under a config
     that it is not of. Trainings only of `stages`, those that may be replaced; a model that no job makes any more goes
     with its files. What comes after the selection is judged once that is known."""
@@ -229,6 +264,8 @@ def _forget(run: Run, manifest: dict[str, Any], jobs: Mapping[str, Job], *, stag
             for folder in ("models", "predictions", "dynamics"):
                 shutil.rmtree(run.path / folder / name, ignore_errors=True)
             (run.path / f"{name}.json").unlink(missing_ok=True)
+            _drop(sums, record["stage"], name)
+    write_sums(run, sums)
     run.write_manifest(manifest)
 
 
@@ -275,13 +312,13 @@ def count_workers(config: Config, tasks: dict[str, Task], device_type: str) -> i
     return min(config.runtime.workers or free, max(len(config.multitask.members), n_teachers, n_students))
 
 
-def _start_workers(config: Config, tasks: dict[str, Task], progress: Progress) -> Workers:
+def _start_workers(run: Run, config: Config, tasks: dict[str, Task], progress: Progress) -> Workers:
     from core.device import resolve_device
 
     device = resolve_device(config.runtime.device, "float32", hidden=0)
     n = count_workers(config, tasks, device.device.type)
     progress.note(f"{device.reason.partition(';')[0]}; {n} job{'s' if n > 1 else ''} at a time")
-    return Workers(n, progress.event)
+    return Workers(n, progress.event, folder=run.path)
 
 
 def _git_commit() -> str | None:

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from core.batching import Batch, TaskData, cut, make_batch, on_device
 from core.device import Device, stream, stream_seed
 from core.encoder import make_encoder, max_positions
+from core.files import told
 from core.rtd import OBJECTIVES, Losses, Rtd, mask_ids, save_rtd
 from core.sections import PretrainConfig
 from core.store import read_json, write_json
@@ -252,11 +253,12 @@ def pretrain(
         checkpoint=out / f"checkpoint-{key}.safetensors",
         checkpoint_seconds=checkpoint_seconds,
     )
-    model.encoder.save_pretrained(out)
-    tokenizer.save_pretrained(out)
-    shutil.rmtree(out / "generator", ignore_errors=True)
-    if isinstance(model.objective, Rtd):
-        save_rtd(model.objective, out)
+    with told(out):
+        model.encoder.save_pretrained(out)
+        tokenizer.save_pretrained(out)
+        shutil.rmtree(out / "generator", ignore_errors=True)
+        if isinstance(model.objective, Rtd):
+            save_rtd(model.objective, out)
     about = {
         "key": key,
         "objective": settings.objective,

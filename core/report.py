@@ -21,6 +21,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from core.checksums import check_file, read_sums
 from core.comparisons import mean_and_se, paired_difference
 from core.config import Config, stored_tasks, validated
 from core.metrics import HIGHER_IS_BETTER
@@ -55,6 +56,9 @@ def build_report(run: Run) -> dict[str, Any]:
             f"{run.path} has no results of its present config (last stage done: {done[-1] if done else 'none'}); go on "
             f"with `python -m core run --out {run.path}{again}`"
         )
+    sums = read_sums(run)
+    for name, stage in (("metrics.parquet", "evaluate"), ("selection.json", "select")):
+        check_file(run, name, sums, stage=stage)
     config = validated(manifest["config"])
     tasks = stored_tasks(manifest)
     rows = pq.read_table(path).to_pylist()

@@ -1,10 +1,10 @@
-"""The run directory: paths, schemas, atomic writes, the manifest and its status. This is the project's real API.
+"""The run directory: paths, schemas, the manifest and its older versions. This is the project's real API.
 
-Every file is written to a temporary name in the same folder and renamed, so that a reader sees the old file or the
-new one and never half of one. A job is marked done in `run.json` after all its files are in place. No pickle: JSON,
-Arrow, Parquet, safetensors and `.npy`.
+Every file is written whole or not at all (core/files). A job is marked done in `run.json` after all its files are in
+place. No pickle: JSON, Arrow, Parquet, safetensors and `.npy`. Names that come from outside (a manifest, a command, a
+link) must be plain: no path leads out of the run.
 
-Not here: what is in the files (core/stages) and which job needs which (core/plan).
+Not here: what is in the files (core/stages), which job needs which (core/plan), checksums (core/checksums).
 
 Shapes: N examples, C classes.
 """
@@ -12,9 +12,8 @@ Shapes: N examples, C classes.
 from __future__ import annotations
 
 import json
-import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,39 +21,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from safetensors import SafetensorError
 
+from core.files import atomic, read_json, told, write_json
+from core.locks import LOCK
 from core.tasks import Task
 
-SCHEMA_VERSION = 1
-
-
-@contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, which replaces it on a clean exit and vanishes on an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(path: Path, value: Any) -> None:
-    with atomic(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{path} is not valid JSON ({error}). Darkroom replaces files whole, so something else wrote to it; "
-            "restore it from a copy, or give a new folder to --out"
-        ) from None
+SCHEMA_VERSION = 2
+# What an older Darkroom wrote -> what this one reads, one step a version. Readers do it in memory; the next
+# `python -m core run` writes it down.
+#   1 -> 2: `checksums.sha256` came (core/checksums); a run without one records what it finds.
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: lambda manifest: manifest}
 
 
 class Predictions(NamedTuple):
@@ -82,29 +59,35 @@ class Run:
         return self.path / "run.json"
 
     def examples_path(self, task: str) -> Path:
-        return self.path / "examples" / f"{task}.arrow"
+        return self._inside("examples", f"{task}.arrow")
 
     def predictions_path(self, model: str, task: str) -> Path:
-        return self.path / "predictions" / model / f"{task}.parquet"
+        return self._inside("predictions", model, f"{task}.parquet")
 
     def dynamics_path(self, model: str, task: str) -> Path:
-        return self.path / "dynamics" / model / f"{task}.parquet"
+        return self._inside("dynamics", model, f"{task}.parquet")
 
     def targets_path(self, task: str) -> Path:
-        return self.path / "targets" / f"{task}.parquet"
+        return self._inside("targets", f"{task}.parquet")
 
     def features_path(self, model: str, task: str) -> Path:
-        return self.path / "features" / model / f"{task}.npy"
+        return self._inside("features", model, f"{task}.npy")
 
     def model_dir(self, model: str) -> Path:
-        return self.path / "models" / model
+        return self._inside("models", model)
+
+    def _inside(self, *parts: str) -> Path:
+        for name in parts:
+            check_name(name, where=str(self.path))
+        return self.path.joinpath(*parts)
 
     # ---- manifest
     def exists(self) -> bool:
         return self.manifest_path.exists()
 
     def manifest(self) -> dict[str, Any]:
-        """`run.json`. Raises `ValueError` when there is none or when its schema is newer than this code's."""
+        """`run.json`, in the form of this code's schema. Raises `ValueError` when there is none, when its schema is
+        newer than this code's, and for names of jobs that are paths."""
         if not self.exists():
             raise ValueError(
                 f"{self.path} is not a run directory: it has no run.json. Make one with "
@@ -113,18 +96,34 @@ class Run:
         manifest = read_json(self.manifest_path)
         if not isinstance(manifest, dict):
             raise ValueError(f"{self.manifest_path} holds a {type(manifest).__name__}, expected a run's manifest")
-        if manifest.get("schema_version") != SCHEMA_VERSION:
+        version = manifest.get("schema_version")
+        if version != SCHEMA_VERSION and version not in MIGRATIONS:
             raise ValueError(
-                f"{self.manifest_path} has schema version {manifest.get('schema_version')}, this code reads "
+                f"{self.manifest_path} has schema version {version}, this code reads {min(MIGRATIONS)} to "
                 f"{SCHEMA_VERSION}; use the Darkroom version that made it ({manifest.get('versions', {}).get('core')})"
             )
+        while (version := manifest["schema_version"]) != SCHEMA_VERSION:
+            manifest = {**MIGRATIONS[version](manifest), "schema_version": version + 1}
+        for name in manifest["jobs"] if isinstance(manifest.get("jobs"), dict) else ():
+            check_name(name, where=str(self.manifest_path))  # outdated ones are removed with their folders
         return manifest
+
+    def holds_anything(self) -> bool:
+        """Is there something at the path that is no run, and not what a run killed at its very start left?"""
+        if not self.path.is_dir():
+            return self.path.exists()
+        return any(child.name != LOCK and not child.name.endswith(".tmp") for child in self.path.iterdir())
 
     def remove_leftovers(self) -> None:
         """Half-written files of killed writers: our own temporary names, and those of safetensors. A checkpoint of a
         large model is gigabytes. One run at a time writes to a run directory, so nobody is writing them now."""
         for leftover in (*self.path.rglob(".*.tmp"), *self.path.rglob(".tmp*")):
             leftover.unlink(missing_ok=True)
+        # A line that was cut would swallow the next one.
+        log = self.path / "log.jsonl"
+        if log.exists() and (text := log.read_bytes()) and not text.endswith(b"\n"):
+            with open(log, "ab") as file:
+                file.write(b"\n")
 
     def write_manifest(self, manifest: dict[str, Any]) -> None:
         write_json(self.manifest_path, manifest)
@@ -132,9 +131,11 @@ class Run:
     def log(self, event: str, **values: Any) -> None:
         """Appends one line to `log.jsonl`. One `write` call a line, so that lines of parallel jobs do not mix."""
         line = json.dumps({"time": round(time.time(), 3), "event": event, **values}, default=float) + "\n"
-        self.path.mkdir(parents=True, exist_ok=True)
-        with open(self.path / "log.jsonl", "ab", buffering=0) as file:
-            file.write(line.encode())
+        path = self.path / "log.jsonl"
+        with told(path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            with open(path, "ab", buffering=0) as file:
+                file.write(line.encode())
 
     # ---- examples
     def write_examples(self, task: str, table: pa.Table) -> None:
@@ -152,7 +153,7 @@ class Run:
             raise ValueError(
                 f"{path} does not exist; run stage 'prepare' first: `python -m core run --out {self.path}`"
             )
-        with pa.memory_map(str(path)) as source:
+        with undamaged(path), pa.memory_map(str(path)) as source:
             return pa.ipc.open_file(source).read_all()
 
     # ---- predictions
@@ -175,15 +176,16 @@ class Run:
         path = self.predictions_path(model, task)
         if not path.exists():
             raise ValueError(f"{path} does not exist: model '{model}' has no predictions on '{task}' in this run")
-        table = pq.read_table(path)
-        labels = tuple(json.loads(table.schema.metadata[b"label_names"]))
-        outputs = table["value"].to_numpy() if "value" in table.column_names else lists_to_rows(table["logits"])
-        return Predictions(
-            table["example_id"].to_numpy(zero_copy_only=False),
-            table["split"].to_numpy(zero_copy_only=False),
-            outputs,
-            labels,
-        )
+        with undamaged(path):
+            table = pq.read_table(path)
+            labels = tuple(json.loads(table.schema.metadata[b"label_names"]))
+            outputs = table["value"].to_numpy() if "value" in table.column_names else lists_to_rows(table["logits"])
+            return Predictions(
+                table["example_id"].to_numpy(zero_copy_only=False),
+                table["split"].to_numpy(zero_copy_only=False),
+                outputs,
+                labels,
+            )
 
     def models(self) -> list[str]:
         """Names of all models with predictions, sorted."""
@@ -255,14 +257,34 @@ class Run:
         path = self.targets_path(task.name)
         if not path.exists():
             raise ValueError(f"{path} does not exist; run stage 'ensemble' first")
-        table = pq.read_table(path)
-        names = tuple(table["label_names"][0].as_py()) if len(table) else task.labels
+        with undamaged(path):
+            table = pq.read_table(path)
+            names = tuple(table["label_names"][0].as_py()) if len(table) else task.labels
         if names != task.labels:
             raise ValueError(f"{path} has the labels {names}, task '{task.name}' has {task.labels}; redo 'ensemble'")
         rows = rows_of_ids(table["example_id"].to_numpy(zero_copy_only=False), example_ids, what=str(path))
         if task.kind == "regression":
             return np.stack([table["value"].to_numpy(), table["std"].to_numpy()], axis=1)[rows]
         return lists_to_rows(table["logits"])[rows]
+
+
+@contextmanager
+def undamaged(path: Path) -> Iterator[None]:
+    """What a library says of a file that it cannot read becomes a `ValueError` with file and remedy."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, EOFError, SafetensorError) as error:
+        first_line = str(error).strip().split("\n")[0] or type(error).__name__
+        raise ValueError(
+            f"{path} is damaged and cannot be read ({first_line}). Restore it from a copy, or delete it: the next "
+            "`python -m core run` on this run makes it again"
+        ) from error
+
+
+def check_name(name: str, *, where: str) -> None:
+    """Raises `ValueError` for a model's or task's name that would lead out of its folder."""
+    if not name or name.startswith(".") or any(character in name for character in "/\\\0"):
+        raise ValueError(f"{where}: {name!r} is not the name of a model or task, expected a name and not a path")
 
 
 def rows_of_ids(have: np.ndarray, want: np.ndarray, *, what: str) -> np.ndarray:

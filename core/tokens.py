@@ -24,7 +24,8 @@ import pyarrow as pa
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
 from core.config import Config, digest
-from core.store import Run, atomic
+from core.files import told
+from core.store import Run, atomic, undamaged
 from core.tasks import Task
 
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -68,7 +69,9 @@ def make_tokenizer(run: Run, spec: str, texts: Iterable[str]) -> Path:
     """Trains, loads or downloads the tokenizer `spec` and stores it in the run. `texts` is training text, in order."""
     folder = tokenizer_dir(run, spec)
     shutil.rmtree(folder, ignore_errors=True)
-    build_tokenizer(spec, texts).save_pretrained(folder)
+    tokenizer = build_tokenizer(spec, texts)
+    with told(folder):
+        tokenizer.save_pretrained(folder)
     return folder
 
 
@@ -236,4 +239,5 @@ def cached_tokens(run: Run, config: Config, encoder: str, task: Task, *, prepare
         for name, path in paths.items():
             with atomic(path) as temporary, open(temporary, "wb") as file:
                 np.save(file, getattr(tokens, name), allow_pickle=False)
-    return Tokens(*(np.load(path, mmap_mode="c", allow_pickle=False) for path in paths.values()))
+    with undamaged(paths["ids"]):
+        return Tokens(*(np.load(path, mmap_mode="c", allow_pickle=False) for path in paths.values()))

@@ -18,10 +18,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
+from core.checksums import digests
 from core.config import Config
+from core.locks import hold_as_worker
 from core.plan import Job
 from core.store import Run
 from core.tasks import Task
@@ -42,8 +45,11 @@ class Event(NamedTuple):
 
 
 class JobResult(NamedTuple):
+    """`sums` are the checksums of the job's files (core/checksums)."""
+
     about: dict[str, Any]
     seconds: float
+    sums: dict[str, str]
 
 
 def execute(
@@ -77,19 +83,21 @@ def execute(
 
     context = Context(run, config, tasks, job, prepare_key, report)
     about = RUN_STAGE[job.stage](context)
-    return JobResult(about, time.monotonic() - started)
+    return JobResult(about, time.monotonic() - started, digests(run, job.stage, job.name))
 
 
 class Workers:
     """A context manager: `run(jobs)` yields `(job, result)` as they finish. With `n == 1` jobs run in this process."""
 
-    def __init__(self, n: int, on_event: Callable[[Event], None]):
+    def __init__(self, n: int, on_event: Callable[[Event], None], *, folder: Path):
         self.n, self.on_event = n, on_event
         self.pool: ProcessPoolExecutor | None = None
         if n > 1:
             context = multiprocessing.get_context("spawn")
             self.queue = context.Queue()
-            self.pool = ProcessPoolExecutor(n, context, initializer=_start_worker, initargs=(self.queue, os.getpid()))
+            self.pool = ProcessPoolExecutor(
+                n, context, initializer=_start_worker, initargs=(self.queue, os.getpid(), folder)
+            )
             # Imports take seconds: let the workers do them while the parent prepares the data.
             for _ in range(n):
                 self.pool.submit(_import_stages)
@@ -144,9 +152,10 @@ class Workers:
             self.on_event(event)
 
 
-def _start_worker(queue: Any, parent: int) -> None:
+def _start_worker(queue: Any, parent: int, folder: Path) -> None:
     global _events
     _events = queue
+    hold_as_worker(folder)
     # Ctrl-C goes to the whole group: the parent decides and ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_watch, args=(parent,), daemon=True).start()

@@ -37,7 +37,7 @@ def test_every_documented_file_is_there(smoke: Finished) -> None:
     assert sorted(path.stem for path in (run.path / "targets").iterdir()) == sorted(TEACHER_TASKS)
     assert {path.name for path in run.path.iterdir()} == {
         *("run.json", "log.jsonl", "examples", "predictions", "dynamics", "targets", "models", "tokenizers", "cache"),
-        *("selection.json", "ensembles.json", "metrics.parquet"),
+        *("selection.json", "ensembles.json", "metrics.parquet", "checksums.sha256"),
     }
     forbidden = [path for path in run.path.rglob("*") if path.suffix in (".tmp", ".pkl", ".pickle", ".pt", ".bin")]
     assert forbidden == []

@@ -21,11 +21,11 @@ ROOT = Path(__file__).resolve().parents[1]
 # DESIGN.md: a module imports only modules above it. A folder is one entry; inside it the order is its own.
 ORDER = """
     __init__ tasks sections checks config presets calibration metric_inputs metrics comparisons ensemble
-    combining targets selection synthetic store
-    plan report views plots refit
+    combining targets selection synthetic files locks store
+    plan checksums report views status plots refit
     ---- above this line: no torch ----
     readers columns data device tokens batching losses heads encoder model optim predict train
-    rtd pretrain stages workers progress pipeline cost importing ask notebook notebooks sweep cli __main__
+    rtd pretrain stages workers progress pipeline cost importing ask notebook notebooks sweep endings cli __main__
 """
 NO_TORCH, BELOW = (part.split() for part in ORDER.split("---- above this line: no torch ----"))
 UNITS = [*NO_TORCH, *BELOW]

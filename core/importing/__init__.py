@@ -25,8 +25,10 @@ import pyarrow.parquet as pq
 from scipy.optimize import linear_sum_assignment
 
 from core.calibration import FloatArray
+from core.checksums import everything, write_sums
 from core.ensemble import combine
 from core.importing.files import Examples, Outputs, examples_of, joined, outputs_of, with_humans
+from core.locks import locked
 from core.stages.context import read_gold, score_outputs
 from core.stages.evaluate import SCHEMA
 from core.store import SCHEMA_VERSION, Predictions, Run, atomic, rows_of_ids
@@ -63,6 +65,24 @@ def import_predictions(
     if row.kind == "regression":
         raise ValueError(f"task '{task}' is a regression, expected labels: import-predictions reads a column a label")
     key = key or KEYS.get(task, "example_id")
+    _refuse_foreign(run)
+    with locked(run.path):
+        return _import(run, row, examples, models, roles, humans, key, probs=probs, partial=partial)
+
+
+def _import(
+    run: Run,
+    row: Task,
+    examples: Sequence[str],
+    models: Sequence[str],
+    roles: Sequence[str],
+    humans: Path | None,
+    key: str,
+    *,
+    probs: bool,
+    partial: bool,
+) -> dict[str, Any]:
+    task = row.name
     manifest = _opened(run, row)
     files = [_named(text, "--model", "NAME=FILE") for text in models]
     names = list(dict.fromkeys(name for name, _ in files))
@@ -118,6 +138,7 @@ def import_predictions(
         "sources": sources,
     }
     manifest["tasks"][task] = asdict(row)
+    write_sums(run, everything(run))
     run.write_manifest({**manifest, "models": texts, "imports": [*manifest["imports"], about]})
     run.log("imported", task=task, models=names)
     return {**about, "accuracy": accuracy}
@@ -131,11 +152,14 @@ def _named(text: str, option: str, form: str) -> tuple[str, str]:
     return name, value
 
 
+def _refuse_foreign(run: Run) -> None:
+    if not run.exists() and run.holds_anything():
+        raise ValueError(f"{run.path} exists and is no run directory, expected a new or imported one; change --out")
+
+
 def _opened(run: Run, task: Task) -> dict[str, Any]:
     """The manifest to add to, or a new one."""
     if not run.exists():
-        if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
-            raise ValueError(f"{run.path} exists and is no run directory, expected a new or imported one; change --out")
         created = datetime.now(UTC).isoformat(timespec="seconds")
         new: dict[str, Any] = {"tasks": {}, "models": {}, "imports": []}
         return {"schema_version": SCHEMA_VERSION, "imported": True, "created": created, **new}

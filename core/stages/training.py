@@ -121,7 +121,7 @@ def train_and_store(
     folder = run.model_dir(name)
     about |= {"key": context.job.key, "tasks": list(datas), "max_length": context.config.model.max_length}
     checkpoint = folder / f"checkpoint-{context.job.key}.safetensors"
-    finished = _finished(context)
+    finished = _finished(context, datas if train.dynamics else {})
     if finished is not None:
         model = finished.to(device.device)
     else:
@@ -152,11 +152,14 @@ def train_and_store(
     return {"device": device.reason, "parameters": sum(p.numel() for p in model.parameters())}
 
 
-def _finished(context: Context) -> MultiTaskModel | None:
-    """The model of this very job, when its training ended and only predictions are missing."""
+def _finished(context: Context, watched: Mapping[str, TaskData]) -> MultiTaskModel | None:
+    """The model of this very job, when its training ended and only predictions are missing. `watched` are the tasks of
+    which it has dynamics: those come from training alone."""
     about = context.run.model_dir(context.job.name) / "model.json"
     # The key first: loading a model of another config would draw from the generator that this training starts with.
     if not about.exists() or read_json(about)["key"] != context.job.key:
+        return None
+    if not all(context.run.dynamics_path(context.job.name, task).exists() for task in watched):
         return None
     return load_model(about.parent, context.tasks)[0]
 

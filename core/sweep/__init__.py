@@ -33,7 +33,9 @@ from typing import Any, NamedTuple
 import yaml
 from rich.console import Console
 
+from core.checksums import inherit_sums
 from core.config import Config, digest, resolve_tasks, validated
+from core.locks import locked
 from core.notebook import FIELDS, Declared, checked
 from core.notebooks import (
     NotebookFailed,
@@ -153,8 +155,9 @@ def run_sweep(base: Run, grid: Mapping[str, Sequence[Any]], out: Path, *, n_jobs
     def say(name: str, words: str) -> None:
         console.print(f"{next(counter)}/{len(todo)} {name} {words}", highlight=False, markup=False)
 
-    for names, at_a_time in ((first, 1), (todo[len(first) :], n_jobs)):
-        failed |= _run_cells(base, runs, named, configs, names, at_a_time, n_jobs // at_a_time, say)
+    with locked(out):
+        for names, at_a_time in ((first, 1), (todo[len(first) :], n_jobs)):
+            failed |= _run_cells(base, runs, named, configs, names, at_a_time, n_jobs // at_a_time, say)
     finished = [name for name, run in runs.items() if is_finished(run, configs[name])]
     if not finished:
         return Swept(None, None, failed)
@@ -317,12 +320,9 @@ def share(sources: Sequence[Run], run: Run, config: Config) -> None:
             if job.stage == "pretrain":
                 link(source.model_dir(name), run.model_dir(name), copy=True)
             records[name] = manifest["jobs"][name]
-    values = config.model_dump(mode="json")
-    fresh = {
-        "config": values,
-        "config_digest": digest(values),
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
+    inherit_sums(sources, run)
+    values, now = config.model_dump(mode="json"), datetime.now(UTC).isoformat(timespec="seconds")
+    fresh = {"config": values, "config_digest": digest(values), "created": now}
     run.write_manifest({**base.manifest(), **fresh, "jobs": records})
 
 
