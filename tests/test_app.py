@@ -21,6 +21,7 @@ from conftest import Finished, copy_of
 from streamlit.testing.v1 import AppTest
 from test_views_toy import Toy, table_of, write_metrics, write_toy
 
+from core.locks import locked
 from core.store import Run, write_json
 from core.views.cohorts import ledger
 from core.views.derived import COHORTS
@@ -322,10 +323,11 @@ def test_the_page_follows_a_run_to_its_end(tmp_path: Path, monkeypatch: pytest.M
     """The strip of a run in progress is a fragment; when the run ends, the whole page is drawn once more."""
     toy = toys(tmp_path, seeds=0, ensemble=False)
     toy.run.log("progress", job="mt-1", stage="multitask", epoch=0, step=25, steps=100, loss=1.5)
-    app = opened(tmp_path / "runs", monkeypatch, run="toy")
-    assert "being made" in words(app)
-    assert "They come with the last stage, evaluate" in words(app)
-    assert not app.code  # a second process must not be started beside the one that works
+    with locked(toy.run.path):
+        app = opened(tmp_path / "runs", monkeypatch, run="toy")
+        assert "being made" in words(app)
+        assert "They come with the last stage, evaluate" in words(app)
+        assert not app.code  # a second process must not be started beside the one that works
     toy.run.log("stopped", error="power cut")
     app.run()
     assert "stopped half-way" in words(sound(app))

@@ -422,11 +422,11 @@ def test_a_folder_that_is_no_run_is_left_alone(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-@pytest.mark.parametrize("version", [0, 2])
+@pytest.mark.parametrize("version", [0, 3])
 def test_a_run_of_another_schema_is_left_alone(copied: Run, version: int) -> None:
     write_json(copied.manifest_path, {**copied.manifest(), "schema_version": version})
     before = results(copied, "run.json", "predictions", "log.jsonl")
-    with pytest.raises(Refused, match=f"has schema version {version}, this code reads 1; use the Darkroom version"):
+    with pytest.raises(Refused, match=f"has schema version {version}, this code reads 1 to 2; use the Darkroom ver"):
         bring(params(copied), stage="evaluate")
     assert changed(before, results(copied, "run.json", "predictions", "log.jsonl")) == set()
 

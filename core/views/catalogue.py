@@ -10,19 +10,17 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from core.config import stored_tasks, validated
+from core.locks import holder_of
 from core.plan import STAGES, make_jobs
 from core.store import Run, read_json
 from core.tasks import Task, did_you_mean
 from core.views.roles import Role, role_of, stated_roles
 
 Status = Literal["finished", "in progress", "half-finished", "imported", "unreadable"]
-# A run that has said nothing for so long is taken for dead: trainings log every 25 steps, and a step takes seconds.
-SILENT_SECONDS = 600.0
 TAIL_BYTES = 65_536
 
 
@@ -83,13 +81,13 @@ class Models(NamedTuple):
 
 
 # ---- runs ----------------------------------------------------------------------------------------------------------
-def find_runs(folder: Path | str, *, now: float | None = None) -> list[RunSummary]:
-    """The runs in `folder`, newest first, unreadable ones last; no folder, no runs. `now` is for tests."""
+def find_runs(folder: Path | str) -> list[RunSummary]:
+    """The runs in `folder`, newest first, unreadable ones last; no folder, no runs."""
     folder = Path(folder)
     if not folder.is_dir():
         return []
     names = [child.name for child in folder.iterdir() if not child.name.startswith(".") and _holds_run(child)]
-    found = [_summary(folder, name, time.time() if now is None else now) for name in sorted(names)]
+    found = [_summary(folder, name) for name in sorted(names)]
     found.sort(key=lambda summary: summary.created or "", reverse=True)
     return found
 
@@ -137,7 +135,7 @@ def tasks_of_run(run: Run) -> dict[str, Task]:
     return stored_tasks(_checked_manifest(run))
 
 
-def _summary(folder: Path, name: str, now: float) -> RunSummary:
+def _summary(folder: Path, name: str) -> RunSummary:
     path = folder / name
     try:
         run = open_run(folder, name)
@@ -148,7 +146,7 @@ def _summary(folder: Path, name: str, now: float) -> RunSummary:
         return RunSummary(name, path, "unreadable", error=str(error))
     n_done = sum(done == n > 0 for done, n in counts.values())
     status: Status = "imported" if imported else "finished" if n_done == len(counts) else "half-finished"
-    if status == "half-finished" and last is not None and now - last < SILENT_SECONDS and not _was_stopped(path):
+    if status == "half-finished" and holder_of(path) is not None:
         status = "in progress"
     preset = manifest.get("config", {}).get("preset")
     return RunSummary(
@@ -191,11 +189,6 @@ def last_log_seconds(path: Path) -> float | None:
     """When the run in `path` last wrote a line of its log."""
     line = _last_line(path)
     return None if line is None else float(line.get("time", (path / "log.jsonl").stat().st_mtime))
-
-
-def _was_stopped(path: Path) -> bool:
-    line = _last_line(path)
-    return line is not None and line.get("event") == "stopped"
 
 
 def _last_line(path: Path) -> dict[str, Any] | None:
