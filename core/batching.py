@@ -4,11 +4,12 @@ Batches are cut from windows of many shuffled batches, sorted by length inside a
 order stays random (SPEED, "no padding"). All batches of all tasks are then shuffled together: tasks are mixed in
 proportion to their size (PAPER, "Mini-batches"), or as `train.sampling` has it.
 
-The arrays live on the training device; a batch is one gather. `Batch` is all that encoder and heads know of the data,
-so that a packed layout replaces `make_batch` and the encoder call alone.
+A batch is *packed*: its sequences lie one after another, shortest first, and the encoder computes no padding
+(core/encoder). What has to be rectangular (SAN's softmax over a sequence, the masks of replaced-token detection) is
+padded for that moment alone, with `Batch.padded`. The arrays live on the training device; a batch is one gather.
 
-Shapes: N examples, B examples of a batch, R = B sequences (B * C for ranking), T tokens, padded to the batch's
-longest. In `steps_a_task`, K tasks.
+Shapes: N examples, B sequences of a batch (C to an example for ranking), T tokens of all of them, L of the longest. In
+`steps_a_task`, K tasks.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from core.config import Config
 from core.device import stream
@@ -34,12 +36,47 @@ WINDOW_BATCHES = 32
 
 
 class Batch(NamedTuple):
-    """Token ids (R, T) with the masks that heads and encoder need. `mask_RT` is None when nothing is padded."""
+    """Packed sequences, by length. `positions_T` count from 0 in each sequence, `is_b_T` marks second texts,
+    `bounds` (B + 1,) int32 is where each sequence starts, and the end. `groups` (how many, how long) are the runs of
+    one length, on the host. `rank_B` is where the sequences that were asked for lie among the packed, None: in place.
+    """
 
-    ids_BT: Tensor
-    is_a_BT: Tensor
-    is_b_BT: Tensor
-    mask_BT: Tensor | None
+    ids_T: Tensor
+    positions_T: Tensor
+    is_b_T: Tensor
+    bounds: Tensor
+    place_T: Tensor  # in the padded (B * L,)
+    groups: tuple[tuple[int, int], ...]
+    rank_B: Tensor | None
+
+    @property
+    def first_B(self) -> Tensor:
+        """Where each sequence's first token is."""
+        return self.bounds[:-1]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """B and L."""
+        return len(self.bounds) - 1, self.groups[-1][1]
+
+    @property
+    def inside_BL(self) -> Tensor:
+        return self.padded(torch.ones_like(self.is_b_T))
+
+    def padded(self, x_T: Tensor) -> Tensor:
+        """(T, ...) -> (B, L, ...), zeros behind each sequence."""
+        if len(self.groups) > 1:
+            x_T = x_T.new_zeros(self.shape[0] * self.shape[1], *x_T.shape[1:]).index_copy(0, self.place_T, x_T)
+        return x_T.view(*self.shape, *x_T.shape[1:])
+
+    def packed(self, x_BL: Tensor) -> Tensor:
+        """(B, L, ...) -> (T, ...), without what stands behind each sequence."""
+        x_T = x_BL.flatten(0, 1)
+        return x_T.index_select(0, self.place_T) if len(self.groups) > 1 else x_T
+
+    def in_order(self, x_B: Tensor) -> Tensor:
+        """One entry a sequence, from the packed order to that of the rows."""
+        return x_B if self.rank_B is None else x_B.index_select(0, self.rank_B)
 
 
 class TaskData(NamedTuple):
@@ -50,10 +87,10 @@ class TaskData(NamedTuple):
     example_ids: np.ndarray
     splits: np.ndarray
     lengths: np.ndarray
+    sizes: np.ndarray
     gold: Tensor
     ids: Tensor
     starts: Tensor
-    sizes: Tensor
     b_starts: Tensor
 
     def rows(self, split: str) -> np.ndarray:
@@ -86,10 +123,10 @@ def on_device(
         example_ids=example_ids,
         splits=splits,
         lengths=lengths,
+        sizes=sizes,
         gold=gold.to(device),
         ids=torch.from_numpy(tokens.ids).to(device),
         starts=torch.from_numpy(tokens.offsets[:-1]).to(device),
-        sizes=torch.from_numpy(sizes).to(device),
         b_starts=torch.from_numpy(tokens.b_starts).to(device),
     )
 
@@ -97,15 +134,16 @@ def on_device(
 # ---- the same data, other rows -------------------------------------------------------------------------------------
 def subset(data: TaskData, rows: np.ndarray) -> TaskData:
     """These rows (any number, int64) only, in this order, repeats allowed. The tokens are shared, not copied."""
-    index, sequences = torch.from_numpy(rows).to(data.gold.device), _sequences(data, rows)
+    sequences = _sequences(data, rows)
+    index, sequence_index = (torch.from_numpy(x).to(data.gold.device) for x in (rows, sequences))
     return data._replace(
         example_ids=data.example_ids[rows],
         splits=data.splits[rows],
         lengths=data.lengths[rows],
-        gold=data.gold[index],
-        starts=data.starts[sequences],
         sizes=data.sizes[sequences],
-        b_starts=data.b_starts[sequences],
+        gold=data.gold[index],
+        starts=data.starts[sequence_index],
+        b_starts=data.b_starts[sequence_index],
     )
 
 
@@ -125,31 +163,33 @@ def bootstrap(data: TaskData, *, share: float, rng: np.random.Generator) -> Task
 
 
 # ---- a batch -------------------------------------------------------------------------------------------------------
-def _sequences(data: TaskData, rows: np.ndarray) -> Tensor:
-    """Where the sequences of `rows` are: (R,), on the device. For ranking an example's candidates are neighbours."""
-    sequences = torch.from_numpy(rows).to(data.ids.device, non_blocking=True)
+def _sequences(data: TaskData, rows: np.ndarray) -> np.ndarray:
+    """Which sequences the rows have, (B,). For ranking an example's candidates are neighbours."""
     if data.task.kind != "ranking":
-        return sequences
-    candidates = torch.arange(data.task.n_outputs, device=sequences.device)
-    return (sequences[:, None] * data.task.n_outputs + candidates).reshape(-1)
+        return rows
+    return (rows[:, None] * data.task.n_outputs + np.arange(data.task.n_outputs)).reshape(-1)
 
 
 def make_batch(data: TaskData, rows: np.ndarray) -> Batch:
-    """The sequences of `rows`, padded to the longest of them. Decides on the host whether anything is padded, so that
-    the device never waits."""
-    n_tokens = int(data.lengths[rows].max())
+    """The sequences of `rows`, packed. All that decides about shapes is on the host, so that the device never waits."""
+    device = data.ids.device
     sequences = _sequences(data, rows)
-    # For ranking, `lengths` knows the longest candidate of an example only.
-    padded = data.task.kind == "ranking" or int(data.lengths[rows].min()) < n_tokens
-    position_T = torch.arange(n_tokens, device=data.ids.device)
-    size_B1 = data.sizes[sequences, None]
-    inside_BT = position_T < size_B1
-    # Positions past a sequence's end read its last token and are then set to 0; the mask keeps them out of the
-    # attention whatever they are.
-    index_BT = data.starts[sequences, None] + torch.minimum(position_T, size_B1 - 1)
-    ids_BT = data.ids[index_BT].long().masked_fill(~inside_BT, 0)
-    in_a_BT = position_T < data.b_starts[sequences, None]
-    return Batch(ids_BT, in_a_BT, inside_BT & ~in_a_BT, inside_BT if padded else None)
+    sizes = data.sizes[sequences]
+    rank_B = None
+    if (np.diff(sizes) < 0).any():
+        order = np.argsort(sizes, kind="stable")
+        rank_B = torch.from_numpy(np.argsort(order)).to(device, non_blocking=True)
+        sequences, sizes = sequences[order], sizes[order]
+    groups = tuple((int(n), int(length)) for length, n in zip(*np.unique(sizes, return_counts=True), strict=True))
+    n_tokens = int(sizes.sum())
+    sequences_B, sizes_B = (torch.from_numpy(x).to(device, non_blocking=True) for x in (sequences, sizes))
+    bounds = F.pad(sizes_B.cumsum(0), (1, 0))
+    sequence_T = torch.repeat_interleave(sizes_B, output_size=n_tokens)
+    positions_T = torch.arange(n_tokens, device=device) - bounds[sequence_T]
+    ids_T = data.ids[data.starts[sequences_B][sequence_T] + positions_T].long()
+    is_b_T = positions_T >= data.b_starts[sequences_B][sequence_T]
+    place_T = sequence_T * groups[-1][1] + positions_T
+    return Batch(ids_T, positions_T, is_b_T, bounds.int(), place_T, groups, rank_B)
 
 
 # ---- an epoch ------------------------------------------------------------------------------------------------------
@@ -251,7 +291,7 @@ def steps_a_task(n_batches: Mapping[str, int], power: float) -> dict[str, int]:
 
 def cut(data: TaskData, rows: np.ndarray, *, batch_size: int, token_budget: int | None) -> list[np.ndarray]:
     """Cuts `rows`, sorted by length, into batches of at most `batch_size` examples and, with a budget, at most
-    `token_budget` tokens, padding included. An example over the budget gets a batch of its own."""
+    `token_budget` tokens, each counted as long as the longest. An example over the budget gets a batch of its own."""
     if token_budget is None:
         return [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
     per_example = data.task.n_outputs if data.task.kind == "ranking" else 1

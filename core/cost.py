@@ -21,7 +21,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from core.batching import Batch
+from core.batching import make_batch, on_device
 from core.config import Config, resolve_tasks
 from core.device import Device, resolve_device
 from core.encoder import config_of, encode, encoder_from_config
@@ -33,6 +33,7 @@ from core.stages.prepare import generate_suite, load_source, shape_table
 from core.store import Run
 from core.synthetic import unlabelled_text
 from core.tasks import Task
+from core.tokens import Tokens
 
 PROBE_STEPS = 6
 # WordPiece cuts an English word into this many tokens on GLUE; a word-level tokenizer into one.
@@ -162,9 +163,11 @@ def measure_speed(encoder: Any, config: Config, sizes: Mapping[str, Size], devic
     torch.set_num_threads(config.runtime.threads)
     n_tokens = max(4, round(np.mean([size.tokens for size in sizes.values()])))
     n_tokens = min(n_tokens, config.model.max_length)
-    ids_BT = torch.full((config.distill.batch_size, n_tokens), 5, device=device.device)
-    in_a_BT = torch.ones_like(ids_BT, dtype=torch.bool)
-    batch = Batch(ids_BT, in_a_BT, ~in_a_BT, None)
+    n = config.distill.batch_size
+    ends = n_tokens * np.arange(n + 1)
+    tokens = Tokens(np.full(n * n_tokens, 5, np.int32), ends, np.full(n, n_tokens, np.int32))
+    data = on_device(Task(name="probe"), tokens, np.arange(n), np.full(n, "train"), torch.zeros(n), device.device)
+    batch = make_batch(data, np.arange(n))
     encoder = copy.deepcopy(encoder).to(device.device).train()
     optimizer = make_optimizer(encoder, config.distill)
     started = 0.0
@@ -178,7 +181,7 @@ def measure_speed(encoder: Any, config: Config, sizes: Mapping[str, Size], devic
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
     _wait(device)
-    return 6 * n_parameters * ids_BT.numel() * PROBE_STEPS / (time.perf_counter() - started)
+    return 6 * n_parameters * len(batch.ids_T) * PROBE_STEPS / (time.perf_counter() - started)
 
 
 def _wait(device: Device) -> None:

@@ -4,16 +4,15 @@ A spec is a hub id, a local directory, or `random:bert(layers=2,hidden=128,heads
 is asked for is set in the config *and* on every dropout module, because some models read the one and some the other;
 a test reads it off the modules.
 
-`encode` gives the plain model's last hidden states. BERT, RoBERTa and ELECTRA share one structure, and there it
- - calls embeddings and layers itself, with attention through one function of ours (`attend`), so that a packed layout
-   can replace that function and `encode` alone;
+`encode` gives the plain model's last hidden states of a packed batch. BERT, RoBERTa and ELECTRA share one structure,
+and there it
+ - calls embeddings and layers itself on packed tokens: positions restart at each sequence, attention is ours
+   (core/attention), no layer computes padding;
  - for heads that read only [CLS], computes only that row in the last layer: the others are dead work (SPEED, 5).
-   Exact; by arithmetic 5/6 of that layer's work. Masked-token prediction reads only the masked rows (core/rtd);
- - draws dropout from 16-bit integers on a CPU, where torch's Bernoulli numbers cost as much as a matrix product
-   (SPEED, 4; docs/decisions/003 has the measurements).
-Every other type runs as transformers has it.
+   Exact; by arithmetic 5/6 of that layer's work. Masked-token prediction reads only the masked rows (core/rtd).
+Every other type runs as transformers has it, padded.
 
-Shapes: B sequences, T tokens, K chosen tokens of each sequence, E embeddings, H hidden, A attention heads, D = H / A.
+Shapes: B sequences, T packed tokens, L of the longest, K chosen tokens of each sequence, E embeddings, H hidden.
 """
 
 from __future__ import annotations
@@ -24,15 +23,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 from transformers import AutoConfig, AutoModel
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from core.attention import ATTENTION, attend_packed, replace_dropouts
 from core.batching import Batch
 
-ATTENTION = "darkroom"
 BERT_LIKE = ("bert", "roberta", "electra")
 # Spec name -> config name, for the types whose configs agree on these.
 _SHAPE = {
@@ -49,130 +45,64 @@ _DROPOUT_FIELDS = (
 )
 
 
-# ---- dropout -------------------------------------------------------------------------------------------------------
-class Dropout(nn.Dropout):
-    """`nn.Dropout` with cheaper random numbers on a CPU: `p` is rounded to 1/65536, the scale is that p's own."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        if not self.training or self.p == 0:
-            return input
-        return drop(input, self.p)
-
-
-def drop(x: Tensor, p: float) -> Tensor:
-    """Zeroes entries with probability p and scales the others by 1 / (1 - p)."""
-    if x.device.type != "cpu":
-        return F.dropout(x, p, training=True)
-    threshold = round(p * 65536)
-    # One 64-bit draw of torch's generator decides about four entries.
-    draws = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
-    kept = draws.view(torch.int16)[: x.numel()].view(x.shape) >= threshold - 32768
-    return x * kept.to(x.dtype).mul_(65536 / (65536 - threshold))
-
-
-def replace_dropouts(module: nn.Module, p: float | None = None) -> None:
-    """Puts our `Dropout` in the place of every `nn.Dropout`, with probability `p` (None: with its own)."""
-    for name, child in module.named_children():
-        if isinstance(child, nn.Dropout):
-            setattr(module, name, Dropout(child.p if p is None else p))
-        else:
-            replace_dropouts(child, p)
-
-
-# ---- attention -----------------------------------------------------------------------------------------------------
-def attend(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    dropout: float = 0.0,
-    scaling: float | None = None,
-    **_: Any,
-) -> tuple[Tensor, None]:
-    """Softmax(Q K^T scale) V: (B, A, T, D) -> (B, T, A, D). `attention_mask` is boolean, True where to look."""
-    if dropout > 0 and query.device.type == "cpu":
-        # torch's fused kernel has no dropout on a CPU and would draw Bernoulli numbers.
-        scores_BATT = (query @ key.transpose(2, 3)) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
-        if attention_mask is not None:
-            scores_BATT = scores_BATT.masked_fill(~attention_mask, torch.finfo(scores_BATT.dtype).min)
-        mixed_BATD = drop(scores_BATT.softmax(dim=-1).to(value.dtype), dropout) @ value
-    else:
-        mixed_BATD = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=attention_mask, dropout_p=dropout, scale=scaling
-        )
-    return mixed_BATD.transpose(1, 2).contiguous(), None
-
-
-ALL_ATTENTION_FUNCTIONS.register(ATTENTION, attend)
-ALL_MASK_ATTENTION_FUNCTIONS.register(ATTENTION, sdpa_mask)
-
-
 # ---- running -------------------------------------------------------------------------------------------------------
 def encode(encoder: Any, batch: Batch, *, first_only: bool) -> Tensor:
-    """Last hidden states (B, T, H), or (B, 1, H) of the first token with `first_only`, where the type allows it."""
+    """Last hidden states of the packed tokens (T, H), or, with `first_only`, of each sequence's first, (B, H)."""
     if encoder.config.model_type not in BERT_LIKE:
-        types_BT = _types(encoder, batch)
-        arguments: dict[str, Any] = {} if types_BT is None else {"token_type_ids": types_BT}
-        mask_BT = None if batch.mask_BT is None else batch.mask_BT.long()
-        return encoder(input_ids=batch.ids_BT, attention_mask=mask_BT, **arguments).last_hidden_state
-    hidden_BTH = embed(encoder, batch)
+        types_T = _types(encoder, batch)
+        arguments = {} if types_T is None else {"token_type_ids": batch.padded(types_T)}
+        mask_BL = batch.inside_BL.long()
+        hidden_BLH = encoder(batch.padded(batch.ids_T), attention_mask=mask_BL, **arguments).last_hidden_state
+        return hidden_BLH[:, 0] if first_only else batch.packed(hidden_BLH)
+    hidden_TH = embed(encoder, batch)
     if hasattr(encoder, "embeddings_project"):  # ELECTRA with narrow embeddings
-        hidden_BTH = encoder.embeddings_project(hidden_BTH)
-    return run_layers(encoder.encoder.layer, hidden_BTH, batch.mask_BT, first_only=first_only)
+        hidden_TH = encoder.embeddings_project(hidden_TH)
+    places_B1 = batch.first_B[:, None] if first_only else None
+    return run_layers(encoder.encoder.layer, hidden_TH, batch, places_BK=places_B1)
 
 
 def embed(encoder: Any, batch: Batch) -> Tensor:
-    """What goes into a BERT-like encoder's first layer, (B, T, E), E the width of its embeddings."""
-    return encoder.embeddings(input_ids=batch.ids_BT, token_type_ids=_types(encoder, batch))
+    """What goes into a BERT-like encoder's first layer, (T, E), E the width of its embeddings."""
+    types_T = _types(encoder, batch)
+    return encoder.embeddings(
+        input_ids=batch.ids_T[None],
+        position_ids=batch.positions_T[None] + _first_position(encoder),
+        token_type_ids=None if types_T is None else types_T[None],
+    )[0]
 
 
-def run_layers(
-    layers: Any,
-    hidden_BTH: Tensor,
-    mask_BT: Tensor | None,
-    *,
-    first_only: bool = False,
-    places_BK: Tensor | None = None,
-) -> Tensor:
-    """The last of BERT-like `layers`: (B, T, H), (B, 1, H) of the first token, or (B, K, H) at `places_BK`."""
-    mask_B11T = None if mask_BT is None else mask_BT[:, None, None, :]
+def run_layers(layers: Any, hidden_TH: Tensor, batch: Batch, *, places_BK: Tensor | None = None) -> Tensor:
+    """The last of BERT-like `layers`: (T, H), or, of the packed tokens `places_BK` of each sequence, (B * K, H)."""
     *before, last = layers
     for layer in before:
-        hidden_BTH = layer(hidden_BTH, mask_B11T)
-    if first_only:
-        return _some_rows(last, hidden_BTH, hidden_BTH[:, :1], mask_B11T)
+        hidden_TH = layer(hidden_TH[None], batch=batch)[0]
     if places_BK is not None:
-        return _some_rows(last, hidden_BTH, at_places(hidden_BTH, places_BK), mask_B11T)
-    return last(hidden_BTH, mask_B11T)
-
-
-def at_places(hidden_BTH: Tensor, places_BK: Tensor) -> Tensor:
-    """(B, K, H): row b holds the states at `places_BK[b]`."""
-    return hidden_BTH.gather(1, places_BK[:, :, None].expand(-1, -1, hidden_BTH.shape[2]))
+        return _some_rows(last, hidden_TH, batch, places_BK)
+    return last(hidden_TH[None], batch=batch)[0]
 
 
 def _types(encoder: Any, batch: Batch) -> Tensor | None:
-    return batch.is_b_BT.long() if getattr(encoder.config, "type_vocab_size", 0) > 1 else None
+    return batch.is_b_T.long() if getattr(encoder.config, "type_vocab_size", 0) > 1 else None
 
 
-def _some_rows(layer: Any, hidden_BTH: Tensor, chosen_BKH: Tensor, mask_B11T: Tensor | None) -> Tensor:
-    """What `layer` gives for the chosen tokens, (B, K, H): keys and values of all tokens, all else of these."""
+def _some_rows(layer: Any, hidden_TH: Tensor, batch: Batch, places_BK: Tensor) -> Tensor:
+    """What `layer` gives for the chosen tokens, (B * K, H): keys and values of all tokens, all else of these."""
     attention = layer.attention.self
-
-    def by_head(x: Tensor) -> Tensor:
-        return x.view(len(x), -1, attention.num_attention_heads, attention.attention_head_size).transpose(1, 2)
-
-    mixed_BKAD, _ = attend(
-        attention,
-        by_head(attention.query(chosen_BKH)),
-        by_head(attention.key(hidden_BTH)),
-        by_head(attention.value(hidden_BTH)),
-        mask_B11T,
+    chosen_NH = hidden_TH.index_select(0, places_BK.flatten())
+    query, key, value = (
+        x.view(len(x), attention.num_attention_heads, attention.attention_head_size)
+        for x in (attention.query(chosen_NH), attention.key(hidden_TH), attention.value(hidden_TH))
+    )
+    mixed_NAD = attend_packed(
+        query,
+        key,
+        value,
+        batch,
         dropout=attention.dropout.p if attention.training else 0.0,
         scaling=attention.scaling,
+        k=places_BK.shape[1],
     )
-    return layer.feed_forward_chunk(layer.attention.output(mixed_BKAD.flatten(2), chosen_BKH))
+    return layer.feed_forward_chunk(layer.attention.output(mixed_NAD.flatten(1), chosen_NH))
 
 
 # ---- making --------------------------------------------------------------------------------------------------------
@@ -241,11 +171,15 @@ def _no_encoder(spec: str, error: Exception) -> ValueError:
 
 
 def max_positions(encoder: Any) -> int:
-    """Longest sequence that the encoder has positions for. RoBERTa and its kin count from after the padding id, which
-    their table of positions then knows."""
+    """Longest sequence that the encoder has positions for."""
+    return int(encoder.config.max_position_embeddings) - _first_position(encoder)
+
+
+def _first_position(encoder: Any) -> int:
+    """RoBERTa and its kin count from after the padding id, which their table of positions then knows."""
     table = getattr(getattr(encoder, "embeddings", None), "position_embeddings", None)
     padding_id = getattr(table, "padding_idx", None)
-    return int(encoder.config.max_position_embeddings) - (0 if padding_id is None else padding_id + 1)
+    return 0 if padding_id is None else padding_id + 1
 
 
 def _random_config(spec: str, tokenizer: Any | None) -> Any:

@@ -1,10 +1,11 @@
 """MT-DNN's four task layers: encoder states of a batch -> logits (B, C), or values (B, 1) for regression.
 
-All heads take the same two arguments, `hidden_BTH` and the `Batch`, and apply their own dropout. The `HEADS` table
-at the bottom maps a task row's `head` to its class.
+Heads take states and the `Batch`, apply their own dropout and answer in the order of the rows. SAN reads all tokens,
+(T, H), the others the first of each sequence, (B, H). The `HEADS` table at the bottom maps a task row's `head` to its
+class.
 
-Shapes: B examples, T tokens (padded), H hidden, C classes, K reasoning steps; P / Q tokens of premise / hypothesis
-live in the same T axis, told apart by masks. For ranking, hidden has one row a candidate: (B * C, T, H).
+Shapes: B examples, T packed tokens, L tokens of the longest, H hidden, C classes, K reasoning steps; P / Q tokens of
+premise / hypothesis live in the same L axis, told apart by masks. For ranking, a candidate is a sequence: (B * C, H).
 
 Not here: losses, and how the encoder gets its states.
 """
@@ -33,8 +34,8 @@ class LinearHead(nn.Module):
         if task.kind == "regression":
             nn.init.constant_(self.out.bias, sum(task.score_range) / 2)
 
-    def forward(self, hidden_BTH: Tensor, batch: Batch) -> Tensor:
-        return self.out(self.dropout(hidden_BTH[:, 0]))
+    def forward(self, hidden_BH: Tensor, batch: Batch) -> Tensor:
+        return self.out(self.dropout(batch.in_order(hidden_BH)))
 
 
 class RankingHead(nn.Module):
@@ -46,8 +47,8 @@ class RankingHead(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.out = nn.Linear(hidden, 1)
 
-    def forward(self, hidden_BTH: Tensor, batch: Batch) -> Tensor:
-        return self.out(self.dropout(hidden_BTH[:, 0])).view(-1, self.n_candidates)
+    def forward(self, hidden_BH: Tensor, batch: Batch) -> Tensor:
+        return self.out(self.dropout(batch.in_order(hidden_BH))).view(-1, self.n_candidates)
 
 
 class SanHead(nn.Module):
@@ -71,21 +72,22 @@ class SanHead(nn.Module):
         self.gru = nn.GRUCell(hidden, hidden)
         self.out = nn.Linear(4 * hidden, task.n_outputs)  # W3
 
-    def forward(self, hidden_BTH: Tensor, batch: Batch) -> Tensor:
+    def forward(self, hidden_TH: Tensor, batch: Batch) -> Tensor:
         # The reasoning is a few small products and sums of exponentials: float32 costs nothing and keeps it exact.
-        with torch.autocast(hidden_BTH.device.type, enabled=False):
-            return self._answer(self.dropout(hidden_BTH.float()), batch)
+        with torch.autocast(hidden_TH.device.type, enabled=False):
+            return batch.in_order(self._answer(self.dropout(hidden_TH.float()), batch))
 
-    def _answer(self, states_BTH: Tensor, batch: Batch) -> Tensor:
-        scores_BT = self.summary(states_BTH).squeeze(-1)
-        weights_BT = scores_BT.masked_fill(~batch.is_b_BT, -torch.inf).softmax(-1)
-        s_BH = (weights_BT.unsqueeze(1) @ states_BTH).squeeze(1)
-        not_premise_BT = ~batch.is_a_BT
+    def _answer(self, states_TH: Tensor, batch: Batch) -> Tensor:
+        states_BLH, is_b_BL = batch.padded(states_TH), batch.padded(batch.is_b_T)
+        is_a_BL = batch.inside_BL & ~is_b_BL
+        scores_BL = batch.padded(self.summary(states_TH).squeeze(-1))
+        weights_BL = scores_BL.masked_fill(~is_b_BL, -torch.inf).softmax(-1)
+        s_BH = (weights_BL.unsqueeze(1) @ states_BLH).squeeze(1)
         log_probs = []
         for step in range(self.steps):
-            scores_BT = (states_BTH @ self.attention(s_BH).unsqueeze(-1)).squeeze(-1)
-            weights_BT = scores_BT.masked_fill(not_premise_BT, -torch.inf).softmax(-1)
-            x_BH = (weights_BT.unsqueeze(1) @ states_BTH).squeeze(1)
+            scores_BL = (states_BLH @ self.attention(s_BH).unsqueeze(-1)).squeeze(-1)
+            weights_BL = scores_BL.masked_fill(~is_a_BL, -torch.inf).softmax(-1)
+            x_BH = (weights_BL.unsqueeze(1) @ states_BLH).squeeze(1)
             features_B4H = torch.cat([s_BH, x_BH, (s_BH - x_BH).abs(), s_BH * x_BH], dim=-1)
             log_probs.append(F.log_softmax(self.out(self.dropout(features_B4H)), dim=-1))
             if step + 1 < self.steps:

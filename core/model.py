@@ -16,8 +16,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from core.attention import replace_dropouts
 from core.batching import Batch
-from core.encoder import encode, make_encoder, replace_dropouts
+from core.encoder import encode, make_encoder
 from core.files import read_json, sync, told, write_json
 from core.heads import SanHead, make_head
 from core.tasks import Task

@@ -50,15 +50,20 @@ def predict(
 def _one_pass(model: MultiTaskModel, data: TaskData, rows: np.ndarray, device: Device) -> np.ndarray:
     width = () if data.task.kind == "regression" else (data.task.n_outputs,)
     outputs = np.zeros((len(rows), *width), np.float32)
-    position = np.argsort(-data.lengths[rows], kind="stable")
-    start = 0
-    for batch_rows in cut(data, rows[position][::-1], batch_size=EXAMPLES_A_BATCH, token_budget=TOKENS_A_BATCH)[::-1]:
+    for part in _longest_first(data, rows):
         with device.autocast():
-            logits = model(data.task.name, make_batch(data, batch_rows[::-1].copy()))
+            logits = model(data.task.name, make_batch(data, rows[part]))
         values = logits.float().cpu().numpy()
-        outputs[position[start : start + len(batch_rows)]] = values[:, 0] if not width else values
-        start += len(batch_rows)
+        outputs[part] = values[:, 0] if not width else values
     return outputs
+
+
+def _longest_first(data: TaskData, rows: np.ndarray) -> list[np.ndarray]:
+    """`rows` in batches by token budget: places in `rows`."""
+    position = np.argsort(data.lengths[rows], kind="stable")
+    batches = cut(data, rows[position], batch_size=EXAMPLES_A_BATCH, token_budget=TOKENS_A_BATCH)
+    ends = np.cumsum([len(batch) for batch in batches])
+    return [position[end - len(batch) : end] for batch, end in zip(batches, ends, strict=True)][::-1]
 
 
 @torch.inference_mode()
@@ -67,13 +72,11 @@ def first_states(model: MultiTaskModel, data: TaskData, rows: np.ndarray, device
     reads. For tasks with one sequence an example."""
     model.eval()
     states = np.zeros((len(rows), model.encoder.config.hidden_size), np.float32)
-    position = np.argsort(data.lengths[rows], kind="stable")
-    start = 0
-    for batch_rows in cut(data, rows[position], batch_size=EXAMPLES_A_BATCH, token_budget=TOKENS_A_BATCH):
+    for part in _longest_first(data, rows):
         with device.autocast():
-            hidden_B1H = encode(model.encoder, make_batch(data, batch_rows), first_only=True)
-        states[position[start : start + len(batch_rows)]] = hidden_B1H[:, 0].float().cpu().numpy()
-        start += len(batch_rows)
+            batch = make_batch(data, rows[part])
+            hidden_BH = encode(model.encoder, batch, first_only=True)
+        states[part] = batch.in_order(hidden_BH).float().cpu().numpy()
     return states
 
 

@@ -329,16 +329,18 @@ def held_out_scores(model: Pretraining, data: TaskData, device: Device) -> dict[
             with device.autocast():
                 losses = model.objective.losses(model.encoder, batch)
             is_place_BK = losses.masked.is_place_BK
-            is_hit_BK = losses.log_probs_BKV.argmax(dim=-1) == batch.ids_BT.gather(1, losses.masked.places_BK)
+            is_hit_BK = losses.log_probs_BKV.argmax(dim=-1) == batch.padded(batch.ids_T).gather(
+                1, losses.masked.places_BK
+            )
             sums["mlm_loss"] += float(losses.mlm_B.mean()) * int(is_place_BK.sum())
             sums["mlm_accuracy"] += int((is_hit_BK & is_place_BK).sum())
             n_masked += int(is_place_BK.sum())
             if losses.detection is not None:
                 found = losses.detection
-                sums["rtd_loss"] += float(losses.bce_B.mean()) * int(found.inside_BT.sum())
-                n_tokens += int(found.inside_BT.sum())
-                logits.append(found.logits_BT[found.inside_BT].cpu().numpy())
-                labels.append(found.is_replaced_BT[found.inside_BT].cpu().numpy())
+                sums["rtd_loss"] += float(losses.bce_B.mean()) * len(found.logits_T)
+                n_tokens += len(found.logits_T)
+                logits.append(found.logits_T.cpu().numpy())
+                labels.append(found.is_replaced_T.cpu().numpy())
     model.train(was_training)
     scores = {name: sums[name] / max(1, n_masked) for name in ("mlm_loss", "mlm_accuracy")}
     if labels:

@@ -7,7 +7,8 @@ has one name in a checkpoint, and one encoder serves tasks and objective side by
 Masking is ELECTRA's: a share of a sequence's tokens, at least one, never special tokens or padding. The number is the
 share rounded up or down by chance, so that its mean is exact, and the places fit one array (B, K) with K known on the
 host: the device never waits, and everything that reads masked places only (the last layer of generator or MLM encoder,
-the product with the vocabulary) is computed there alone.
+the product with the vocabulary) is computed there alone. Ids are padded
+for the choice of places; encoders get them packed.
 
 What stands at a masked place: always [MASK] for the generator; for MLM, whose encoder is kept and will never see a
 [MASK] again, BERT's 80 % [MASK], 10 % another token, 10 % the token itself.
@@ -16,8 +17,8 @@ Per-sequence losses are shares of a token mean: their mean over the batch is the
 
 Not here: text, training and files of a whole pre-training (core/pretrain).
 
-Shapes: B sequences, T tokens, K places to mask (some of them unused in a shorter sequence), H hidden, E embeddings,
-V vocabulary.
+Shapes: B sequences, T packed tokens, L of the longest, K places to mask (some of them unused in a shorter sequence),
+H hidden, E embeddings, V vocabulary.
 """
 
 from __future__ import annotations
@@ -34,8 +35,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoModel, ElectraConfig
 
+from core.attention import ATTENTION, replace_dropouts
 from core.batching import Batch
-from core.encoder import ATTENTION, BERT_LIKE, embed, encode, replace_dropouts, run_layers
+from core.encoder import BERT_LIKE, embed, encode, run_layers
 
 MASK_SHARE = 0.15
 # BERT's noise at masked places, for an encoder that is itself the masked-token model.
@@ -45,15 +47,17 @@ MIN_GENERATOR_HIDDEN = 32
 
 # ---- masking -------------------------------------------------------------------------------------------------------
 class Masked(NamedTuple):
-    """A batch's ids with some of them masked: `places_BK` are the masked positions where `is_place_BK`."""
+    """A batch's ids with some of them masked: `places_BK` are the masked positions where `is_place_BK`,
+    `own_BK` what stood there."""
 
-    ids_BT: Tensor
+    ids_BL: Tensor
     places_BK: Tensor
     is_place_BK: Tensor
+    own_BK: Tensor
 
     @property
-    def masked_BT(self) -> Tensor:
-        return torch.zeros_like(self.ids_BT, dtype=torch.bool).scatter(1, self.places_BK, self.is_place_BK)
+    def masked_BL(self) -> Tensor:
+        return torch.zeros_like(self.ids_BL, dtype=torch.bool).scatter(1, self.places_BK, self.is_place_BK)
 
 
 def mask_tokens(
@@ -65,17 +69,16 @@ def mask_tokens(
     With `noise_vocab`, the number of words to draw from, a masked place holds [MASK], a random word or its own token,
     as `NOISE` says; without, always [MASK].
     """
-    ids_BT = batch.ids_BT
-    n_tokens = ids_BT.shape[1]
-    can_BT = (batch.is_a_BT | batch.is_b_BT) & ~torch.isin(ids_BT, special_ids)
-    n_can_B1 = can_BT.sum(dim=1, keepdim=True)
+    ids_BL = batch.padded(batch.ids_T)
+    can_BL = batch.inside_BL & ~torch.isin(ids_BL, special_ids)
+    n_can_B1 = can_BL.sum(dim=1, keepdim=True)
     # Rounded up with the probability of its fraction: the mean is exact, and never more than K.
     wanted_B1 = (share * n_can_B1 + torch.rand_like(n_can_B1, dtype=torch.float32)).floor().clamp(min=1)
-    order_BT = torch.rand(ids_BT.shape, device=ids_BT.device).masked_fill_(~can_BT, -1.0)
-    k = min(n_tokens, math.ceil(share * n_tokens))
-    places_BK = order_BT.topk(k, dim=1).indices
-    is_place_BK = torch.arange(k, device=ids_BT.device) < torch.minimum(wanted_B1, n_can_B1)
-    own_BK = ids_BT.gather(1, places_BK)
+    order_BL = torch.rand(ids_BL.shape, device=ids_BL.device).masked_fill_(~can_BL, -1.0)
+    k = math.ceil(share * batch.shape[1])
+    places_BK = order_BL.topk(k, dim=1).indices
+    is_place_BK = torch.arange(k, device=ids_BL.device) < torch.minimum(wanted_B1, n_can_B1)
+    own_BK = ids_BL.gather(1, places_BK)
     new_BK = torch.full_like(own_BK, mask_id)
     if noise_vocab is not None:
         chance_BK = torch.rand(own_BK.shape, device=own_BK.device)
@@ -83,8 +86,8 @@ def mask_tokens(
         word_BK = torch.where(torch.isin(word_BK, special_ids), new_BK, word_BK)
         new_BK = torch.where(chance_BK < NOISE["mask"], new_BK, word_BK)
         new_BK = torch.where(chance_BK < NOISE["mask"] + NOISE["random"], new_BK, own_BK)
-    masked_BT = ids_BT.scatter(1, places_BK, torch.where(is_place_BK, new_BK, own_BK))
-    return Masked(masked_BT, places_BK, is_place_BK)
+    masked_BL = ids_BL.scatter(1, places_BK, torch.where(is_place_BK, new_BK, own_BK))
+    return Masked(masked_BL, places_BK, is_place_BK, own_BK)
 
 
 def mask_ids(tokenizer: Any) -> dict[str, Any]:
@@ -100,16 +103,15 @@ def mask_ids(tokenizer: Any) -> dict[str, Any]:
 
 # ---- objectives ----------------------------------------------------------------------------------------------------
 class Detection(NamedTuple):
-    """The discriminator's part: logits that a token is a replaced one, labels, and which tokens are no padding."""
+    """The discriminator's part: logits that a token is a replaced one, and labels."""
 
-    logits_BT: Tensor
-    is_replaced_BT: Tensor
-    inside_BT: Tensor
+    logits_T: Tensor
+    is_replaced_T: Tensor
 
 
 class Losses(NamedTuple):
-    """Mean cross-entropy over masked tokens, mean binary cross-entropy over tokens that are no padding (0 for MLM),
-    both as per-sequence shares of the batch's token mean; and, for scores, what they were made of."""
+    """Mean cross-entropy over masked tokens, mean binary cross-entropy over all tokens (0 for MLM), both as
+    per-sequence shares of the batch's token mean, in packed order; and, for scores, what they were made of."""
 
     mlm_B: Tensor
     bce_B: Tensor
@@ -154,12 +156,12 @@ class Mlm(nn.Module):
             share=self.mask_share,
             noise_vocab=encoder.config.vocab_size if self.training else None,
         )
-        hidden_BTH = embed(encoder, batch._replace(ids_BT=masked.ids_BT))
+        hidden_TH = embed(encoder, batch._replace(ids_T=batch.packed(masked.ids_BL)))
         if hasattr(encoder, "embeddings_project"):  # ELECTRA with narrow embeddings
-            hidden_BTH = encoder.embeddings_project(hidden_BTH)
-        hidden_BKH = run_layers(encoder.encoder.layer, hidden_BTH, batch.mask_BT, places_BK=masked.places_BK)
+            hidden_TH = encoder.embeddings_project(hidden_TH)
+        hidden_BKH = _at_places(encoder.encoder.layer, hidden_TH, batch, masked)
         logits_BKV = self.head(hidden_BKH, encoder.embeddings.word_embeddings.weight)
-        mlm_B, log_probs_BKV = _predicted(logits_BKV, batch, masked)
+        mlm_B, log_probs_BKV = _predicted(logits_BKV, masked)
         return Losses(mlm_B, torch.zeros_like(mlm_B), masked, log_probs_BKV, None)
 
 
@@ -203,22 +205,28 @@ class Rtd(nn.Module):
 
     def losses(self, encoder: Any, batch: Batch) -> Losses:
         masked = mask_tokens(batch, special_ids=self.special_ids, mask_id=self.mask_id, share=self.mask_share)
-        hidden_BTH = self.project(embed(encoder, batch._replace(ids_BT=masked.ids_BT)))
-        hidden_BKH = run_layers(self.layers, hidden_BTH, batch.mask_BT, places_BK=masked.places_BK)
+        hidden_TH = self.project(embed(encoder, batch._replace(ids_T=batch.packed(masked.ids_BL))))
+        hidden_BKH = _at_places(self.layers, hidden_TH, batch, masked)
         words = encoder.embeddings.word_embeddings
-        mlm_B, log_probs_BKV = _predicted(self.words_head(hidden_BKH, words.weight), batch, masked)
-        corrupted_BT = corrupt(batch, masked, log_probs_BKV, padding_id=words.padding_idx)
-        logits_BT = self.detector(encode(encoder, batch._replace(ids_BT=corrupted_BT), first_only=False))[
-            ..., 0
-        ].float()
+        mlm_B, log_probs_BKV = _predicted(self.words_head(hidden_BKH, words.weight), masked)
+        corrupted_T = batch.packed(corrupt(masked, log_probs_BKV, padding_id=words.padding_idx))
+        hidden_TH = encode(encoder, batch._replace(ids_T=corrupted_T), first_only=False)
+        logits_T = self.detector(hidden_TH)[..., 0].float()
         # A lucky draw of the text's own token is an original, as in the paper.
-        found = Detection(logits_BT, corrupted_BT != batch.ids_BT, batch.is_a_BT | batch.is_b_BT)
-        bce_BT = F.binary_cross_entropy_with_logits(logits_BT, found.is_replaced_BT.float(), reduction="none")
-        return Losses(mlm_B, _shares(bce_BT, found.inside_BT), masked, log_probs_BKV, found)
+        found = Detection(logits_T, corrupted_T != batch.ids_T)
+        bce_T = F.binary_cross_entropy_with_logits(logits_T, found.is_replaced_T.float(), reduction="none")
+        return Losses(mlm_B, _shares(batch.padded(bce_T), batch.inside_BL), masked, log_probs_BKV, found)
 
 
-def corrupt(batch: Batch, masked: Masked, log_probs_BKV: Tensor, *, padding_id: int | None) -> Tensor:
-    """The batch's ids with a draw from the generator at masked places, (B, T). No gradient comes back through it."""
+def _at_places(layers: Any, hidden_TH: Tensor, batch: Batch, masked: Masked) -> Tensor:
+    """The last of `layers` at the masked places, (B, K, H). An unused place may be another sequence's token: whatever
+    it gives weighs nothing."""
+    places_BK = batch.first_B[:, None] + masked.places_BK
+    return run_layers(layers, hidden_TH, batch, places_BK=places_BK).unflatten(0, places_BK.shape)
+
+
+def corrupt(masked: Masked, log_probs_BKV: Tensor, *, padding_id: int | None) -> Tensor:
+    """The batch's ids with a draw from the generator at masked places, (B, L). No gradient comes back through it."""
     with torch.no_grad():
         probs_BKV = log_probs_BKV.exp()
         if padding_id is not None:
@@ -227,15 +235,14 @@ def corrupt(batch: Batch, masked: Masked, log_probs_BKV: Tensor, *, padding_id: 
         bounds_BKV = probs_BKV.cumsum(dim=-1)
         at_BK1 = torch.rand_like(bounds_BKV[..., :1]) * bounds_BKV[..., -1:]
         drawn_BK = torch.searchsorted(bounds_BKV, at_BK1, right=True)[..., 0].clamp_(max=probs_BKV.shape[-1] - 1)
-        own_BK = batch.ids_BT.gather(1, masked.places_BK)
-        return batch.ids_BT.scatter(1, masked.places_BK, torch.where(masked.is_place_BK, drawn_BK, own_BK))
+        new_BK = torch.where(masked.is_place_BK, drawn_BK, masked.own_BK)
+        return masked.ids_BL.scatter(1, masked.places_BK, new_BK)
 
 
-def _predicted(logits_BKV: Tensor, batch: Batch, masked: Masked) -> tuple[Tensor, Tensor]:
+def _predicted(logits_BKV: Tensor, masked: Masked) -> tuple[Tensor, Tensor]:
     """Cross-entropy shares (B,) of the masked tokens, and all log-probabilities without their gradient."""
     log_probs_BKV = logits_BKV.log_softmax(dim=-1)
-    own_BK = batch.ids_BT.gather(1, masked.places_BK)
-    own_log_probs_BK = log_probs_BKV.gather(2, own_BK[..., None])[..., 0]
+    own_log_probs_BK = log_probs_BKV.gather(2, masked.own_BK[..., None])[..., 0]
     return _shares(-own_log_probs_BK, masked.is_place_BK), log_probs_BKV.detach()
 
 

@@ -186,49 +186,66 @@ def test_a_batch_is_the_naive_construction(name: str) -> None:
     batch = make_batch(data, rows)
     per_example = 3 if name == "order" else 1
     sequences = [row * per_example + c for row in rows.tolist() for c in range(per_example)]
-    expected = []
-    for sequence in sequences:
-        start, size = int(data.starts[sequence]), int(data.sizes[sequence])
-        expected.append(data.ids[start : start + size].tolist())
-    n_tokens = max(map(len, expected))
-    assert batch.ids_BT.shape == (len(sequences), n_tokens)
-    assert batch.mask_BT is not None
-    for i, (sequence, ids) in enumerate(zip(sequences, expected, strict=True)):
-        padding = n_tokens - len(ids)
-        b_start = int(data.b_starts[sequence])
-        assert batch.ids_BT[i].tolist() == ids + [0] * padding
-        assert batch.mask_BT[i].tolist() == [True] * len(ids) + [False] * padding
-        assert batch.is_a_BT[i].tolist() == [True] * b_start + [False] * (n_tokens - b_start)
-        second = len(ids) - b_start
-        assert batch.is_b_BT[i].tolist() == [False] * b_start + [True] * second + [False] * padding
-        assert (second > 0) == (name != "topic")
-    assert (batch.ids_BT.dtype, batch.is_a_BT.dtype) == (torch.int64, torch.bool)
+    by_length = sorted(sequences, key=lambda sequence: int(data.sizes[sequence]))  # stable
+    ids, positions, is_b, bounds = [], [], [], [0]
+    for sequence in by_length:
+        start, size, b_start = (int(x[sequence]) for x in (data.starts, data.sizes, data.b_starts))
+        ids += data.ids[start : start + size].tolist()
+        positions += range(size)
+        is_b += [i >= b_start for i in range(size)]
+        bounds.append(bounds[-1] + size)
+    assert (batch.ids_T.tolist(), batch.positions_T.tolist()) == (ids, positions)
+    assert (batch.is_b_T.tolist(), batch.bounds.tolist()) == (is_b, bounds)
+    assert any(is_b) == (name != "topic")
+    assert batch.first_B.tolist() == bounds[:-1]
+    assert [length for n, length in batch.groups for _ in range(n)] == np.diff(bounds).tolist()
+    assert len(set(batch.groups)) == len({length for _, length in batch.groups}) == len(batch.groups)
+    assert batch.rank_B is not None  # these rows do not come by length
+    assert [by_length[rank] for rank in batch.rank_B.tolist()] == sequences
+    assert batch.in_order(torch.tensor(by_length)).tolist() == sequences
+    assert (batch.ids_T.dtype, batch.is_b_T.dtype, batch.bounds.dtype) == (torch.int64, torch.bool, torch.int32)
 
 
-def test_the_mask_is_none_iff_nothing_is_padded() -> None:
+def test_padding_and_packing_undo_each_other() -> None:
+    data = random_data(TASKS["pair"], 20, longest=9)
+    batch = make_batch(data, data.rows("train"))
+    n, longest = batch.shape
+    assert (n, longest) == (20, int(data.lengths.max()))
+    ids_BL, sizes = batch.padded(batch.ids_T), np.sort(data.lengths)
+    for i, size in enumerate(sizes.tolist()):
+        start = int(batch.bounds[i])
+        assert ids_BL[i].tolist() == batch.ids_T[start : start + size].tolist() + [0] * (longest - size)
+        assert batch.inside_BL[i].tolist() == [True] * size + [False] * (longest - size)
+    assert torch.equal(batch.packed(ids_BL), batch.ids_T)
+    states_TH = torch.randn(len(batch.ids_T), 3)
+    assert torch.equal(batch.packed(batch.padded(states_TH)), states_TH)
+
+
+def test_sequences_of_one_length_are_a_view_in_place() -> None:
     data = random_data(TASKS["pair"], 60)
     order = np.argsort(data.lengths, kind="stable")
     equal = order[data.lengths[order] == 7]
     assert len(equal) > 1
-    assert make_batch(data, equal).mask_BT is None
-    assert make_batch(data, order[:1]).mask_BT is None
-    mixed = make_batch(data, order[[0, -1]])
-    assert mixed.mask_BT is not None
-    assert not mixed.mask_BT.all()
+    batch = make_batch(data, equal)
+    assert batch.groups == ((len(equal), 7),)
+    assert batch.rank_B is None
+    assert batch.padded(batch.ids_T).data_ptr() == batch.ids_T.data_ptr()
+    assert make_batch(data, order).rank_B is None  # by length already
 
 
-def test_ranking_always_has_a_mask_and_the_length_of_its_longest_candidate() -> None:
+def test_a_ranking_batch_has_each_candidates_own_length() -> None:
     data = random_data(TASKS["order"], 30)
-    sizes = data.sizes.view(30, 3).numpy()
+    sizes = data.sizes.reshape(30, 3)
     assert data.lengths.tolist() == sizes.max(1).tolist()
     assert (sizes.min(1) < sizes.max(1)).any()
-    assert make_batch(data, np.array([4])).mask_BT is not None
+    batch = make_batch(data, np.array([4]))
+    assert np.diff(batch.bounds).tolist() == sorted(sizes[4].tolist())
 
 
 # ---- the same data, other rows -------------------------------------------------------------------------------------
 def assert_equal(batch: Batch, expected: Batch) -> None:
     for got, want in zip(batch, expected, strict=True):
-        assert (got is None and want is None) or torch.equal(got, want)
+        assert torch.equal(got, want) if isinstance(got, torch.Tensor) else got == want
 
 
 def assert_is(data: TaskData, original: TaskData, rows: np.ndarray) -> None:
@@ -283,7 +300,7 @@ def test_a_bootstrap_draws_training_rows_and_keeps_the_others(name: str) -> None
 def test_a_bag_of_a_tiny_share_has_one_row() -> None:
     bag = bootstrap(random_data(TASKS["order"], 20, dev=3), share=0.001, rng=np.random.default_rng(0))
     assert bag.splits.tolist() == ["train", "dev", "dev", "dev"]
-    assert make_batch(bag, bag.rows("train")).ids_BT.shape[0] == 3
+    assert make_batch(bag, bag.rows("train")).shape[0] == 3
 
 
 def test_an_epoch_over_a_bag_has_each_repeat_once() -> None:

@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import CPU, TASKS, Vocabulary, random_data
+from tiny import CPU, TASKS, Vocabulary, batch_of, random_data
 from torch import Tensor
 from transformers import AutoModel, BertConfig, DistilBertConfig, ElectraConfig, MPNetConfig, RobertaConfig
 
+from core.attention import MAX_GROUPS
 from core.batching import Batch, make_batch
 from core.encoder import config_of, encode, make_encoder, max_positions
 
@@ -57,19 +58,25 @@ def made(name: str, folder: Path, *, dropout: float = 0.1) -> tuple[Any, Any]:
     return make_encoder(str(folder), dropout=dropout, tokenizer=Vocabulary()).eval(), plain
 
 
-def pair_batch(*, padded: bool = True) -> Batch:
-    data = random_data(TASKS["pair"], 6, longest=12, shortest=4 if padded else 12)
+# Batches of one length, of a few (grouped in the attention) and of many (padded there).
+BATCHES = {"equal": (12, 12, 6), "few": (10, 12, 24), "many": (2, 14, 40)}
+
+
+def pair_batch(kind: str = "few") -> Batch:
+    shortest, longest, n = BATCHES[kind]
+    data = random_data(TASKS["pair"], n, longest=longest, shortest=max(3, shortest))
     batch = make_batch(data, data.rows("train"))
-    assert (batch.mask_BT is not None) == padded
+    assert (len(batch.groups) == 1, len(batch.groups) > MAX_GROUPS) == (kind == "equal", kind == "many")
     return batch
 
 
 def run_plain(plain: Any, batch: Batch) -> Tensor:
-    """The plain model, with padding id, mask and token types as its own tokenizer would give them."""
-    mask_BT = torch.ones_like(batch.is_a_BT) if batch.mask_BT is None else batch.mask_BT
-    ids_BT = batch.ids_BT.masked_fill(~mask_BT, plain.config.pad_token_id or 0)
-    types = {"token_type_ids": batch.is_b_BT.long()} if getattr(plain.config, "type_vocab_size", 0) > 1 else {}
-    return plain(input_ids=ids_BT, attention_mask=mask_BT.long(), **types).last_hidden_state
+    """The plain padded model (B, L, H), with padding id, mask and token types as its own tokenizer would give them."""
+    inside_BL = batch.inside_BL
+    ids_BL = batch.padded(batch.ids_T).masked_fill(~inside_BL, plain.config.pad_token_id or 0)
+    has_types = getattr(plain.config, "type_vocab_size", 0) > 1
+    types = {"token_type_ids": batch.padded(batch.is_b_T).long()} if has_types else {}
+    return plain(input_ids=ids_BL, attention_mask=inside_BL.long(), **types).last_hidden_state
 
 
 def gradients(model: Any, output: Tensor) -> dict[str, Tensor]:
@@ -91,61 +98,69 @@ def assert_same_gradients(got: dict[str, Tensor], expected: dict[str, Tensor]) -
         )
 
 
-@pytest.mark.parametrize("padded", [True, False])
+@pytest.mark.parametrize("kind", BATCHES)
 @pytest.mark.parametrize("name", CONFIGS)
-def test_outputs_and_gradients_are_the_plain_models(name: str, padded: bool, tmp_path: Path) -> None:
+def test_outputs_and_gradients_are_the_plain_models(name: str, kind: str, tmp_path: Path) -> None:
     encoder, plain = made(name, tmp_path)
-    batch = pair_batch(padded=padded)
-    real_BT = batch.is_a_BT | batch.is_b_BT
-    hidden_BTH, expected_BTH = encode(encoder, batch, first_only=False), run_plain(plain, batch)
-    assert hidden_BTH.shape == expected_BTH.shape == (6, batch.ids_BT.shape[1], 32)
-    torch.testing.assert_close(hidden_BTH[real_BT], expected_BTH[real_BT], rtol=0, atol=EXACT)
-    expected = gradients(plain, expected_BTH[real_BT])
-    assert_same_gradients(gradients(encoder, hidden_BTH[real_BT]), expected)
+    batch = pair_batch(kind)
+    hidden_TH, expected_TH = encode(encoder, batch, first_only=False), batch.packed(run_plain(plain, batch))
+    assert hidden_TH.shape == expected_TH.shape == (len(batch.ids_T), 32)
+    torch.testing.assert_close(hidden_TH, expected_TH, rtol=0, atol=EXACT)
+    expected = gradients(plain, expected_TH)
+    assert_same_gradients(gradients(encoder, hidden_TH), expected)
 
 
-@pytest.mark.parametrize("name", OURS)
-def test_first_only_is_row_0_with_the_same_gradients(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", BATCHES)
+@pytest.mark.parametrize("name", CONFIGS)
+def test_first_only_is_each_sequences_first_row_with_the_same_gradients(name: str, kind: str, tmp_path: Path) -> None:
     encoder, _ = made(name, tmp_path)
-    batch = pair_batch()
-    first_B1H, full_BTH = encode(encoder, batch, first_only=True), encode(encoder, batch, first_only=False)
-    assert first_B1H.shape == (6, 1, 32)
-    torch.testing.assert_close(first_B1H, full_BTH[:, :1], rtol=0, atol=EXACT)
-    expected = gradients(encoder, full_BTH[:, :1])
-    assert_same_gradients(gradients(encoder, first_B1H), expected)
+    batch = pair_batch(kind)
+    first_BH, full_TH = encode(encoder, batch, first_only=True), encode(encoder, batch, first_only=False)
+    assert first_BH.shape == (batch.shape[0], 32)
+    torch.testing.assert_close(first_BH, full_TH[batch.first_B], rtol=0, atol=EXACT)
+    expected = gradients(encoder, full_TH[batch.first_B])
+    assert_same_gradients(gradients(encoder, first_BH), expected)
 
 
-def test_a_type_that_is_not_ours_gives_all_rows(tmp_path: Path) -> None:
-    encoder, _ = made("distilbert", tmp_path)
-    batch = pair_batch()
-    assert encode(encoder, batch, first_only=True).shape == (6, batch.ids_BT.shape[1], 32)
-
-
+@pytest.mark.parametrize("kind", BATCHES)
 @pytest.mark.parametrize("name", OURS)
-def test_attention_with_dropout_on_is_the_plain_models_too(name: str, tmp_path: Path) -> None:
+def test_attention_with_dropout_on_is_the_plain_models_too(name: str, kind: str, tmp_path: Path) -> None:
     """In training on a CPU attention is computed another way (it draws its own dropout). A probability that rounds to
     0/65536 goes that way and drops nothing."""
     encoder, plain = made(name, tmp_path, dropout=1e-6)
-    batch = pair_batch()
-    real_BT = batch.is_a_BT | batch.is_b_BT
-    expected_BTH = run_plain(plain, batch)
+    batch = pair_batch(kind)
+    expected_TH = batch.packed(run_plain(plain, batch))
     encoder.train()
     with torch.no_grad():
-        hidden_BTH = encode(encoder, batch, first_only=False)
-        first_B1H = encode(encoder, batch, first_only=True)
-    torch.testing.assert_close(hidden_BTH[real_BT], expected_BTH[real_BT], rtol=0, atol=EXACT)
-    torch.testing.assert_close(first_B1H, expected_BTH[:, :1], rtol=0, atol=EXACT)
+        hidden_TH = encode(encoder, batch, first_only=False)
+        first_BH = encode(encoder, batch, first_only=True)
+    torch.testing.assert_close(hidden_TH, expected_TH, rtol=0, atol=EXACT)
+    torch.testing.assert_close(first_BH, expected_TH[batch.first_B], rtol=0, atol=EXACT)
 
 
-def test_token_types_and_mask_matter(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", OURS)
+def test_the_encoder_still_runs_as_transformers_calls_it(name: str, tmp_path: Path) -> None:
+    """`encoder(input_ids, attention_mask)`: our attention then gets a mask instead of a packed batch."""
+    encoder, plain = made(name, tmp_path)
+    batch = pair_batch()
+    inside_BL = batch.inside_BL
+    torch.testing.assert_close(
+        run_plain(encoder, batch)[inside_BL], run_plain(plain, batch)[inside_BL], rtol=0, atol=EXACT
+    )
+
+
+def test_token_types_positions_and_sequences_matter(tmp_path: Path) -> None:
     """Guards the tests above against agreeing because an input is ignored by both."""
     encoder, _ = made("bert", tmp_path)
     batch = pair_batch()
-    hidden_BTH = encode(encoder, batch, first_only=False)
-    without_types = batch._replace(is_b_BT=torch.zeros_like(batch.is_b_BT))
-    assert (encode(encoder, without_types, first_only=False) - hidden_BTH).abs().max() > 0.1
-    without_mask = batch._replace(mask_BT=None)
-    assert (encode(encoder, without_mask, first_only=False) - hidden_BTH)[:, 0].abs().max() > 0.1
+    hidden_TH = encode(encoder, batch, first_only=False)
+    one_sequence = batch._replace(groups=((1, len(batch.ids_T)),), bounds=batch.bounds[[0, -1]])
+    for other in (
+        batch._replace(is_b_T=torch.zeros_like(batch.is_b_T)),
+        batch._replace(positions_T=torch.zeros_like(batch.positions_T)),
+        one_sequence,
+    ):
+        assert (encode(encoder, other, first_only=False) - hidden_TH).abs().max() > 0.1
 
 
 # ---- files ---------------------------------------------------------------------------------------------------------
@@ -158,10 +173,9 @@ def test_what_is_saved_loads_with_plain_transformers(name: str, tmp_path: Path) 
     assert json.loads(config)["model_type"] == CONFIGS[name].model_type
     plain = AutoModel.from_pretrained(tmp_path / "saved").eval()
     batch = pair_batch()
-    real_BT = batch.is_a_BT | batch.is_b_BT
     with torch.no_grad():
-        expected_BTH, hidden_BTH = run_plain(plain, batch), encode(encoder, batch, first_only=False)
-    torch.testing.assert_close(hidden_BTH[real_BT], expected_BTH[real_BT], rtol=0, atol=EXACT)
+        expected_TH, hidden_TH = batch.packed(run_plain(plain, batch)), encode(encoder, batch, first_only=False)
+    torch.testing.assert_close(hidden_TH, expected_TH, rtol=0, atol=EXACT)
     assert not [path for path in (tmp_path / "saved").iterdir() if path.suffix in (".bin", ".pt", ".pkl")]
 
 
@@ -260,9 +274,7 @@ def test_max_positions_is_the_longest_sequence_that_runs(config: Any, longest: i
     assert max_positions(encoder) == longest
 
     def run(length: int) -> None:
-        ids_BT = torch.full((1, length), 7)
-        is_a_BT = torch.ones(1, length, dtype=torch.bool)
-        encode(encoder, Batch(ids_BT, is_a_BT, ~is_a_BT, None), first_only=False)
+        encode(encoder, batch_of([[7] * length]), first_only=False)
 
     run(longest)
     with pytest.raises((IndexError, RuntimeError)):

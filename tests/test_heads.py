@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import HEADS, TASKS
+from tiny import HEADS, TASKS, batch_of
 from torch import Tensor
 
 from core.batching import Batch
@@ -34,14 +34,15 @@ def san(steps: int, *, dropout: float = 0.0, step_dropout: float = 0.0, task: Ta
 
 
 def pairs(lengths: list[tuple[int, int]] = [(3, 4), (2, 1), (5, 2), (1, 6)], seed: int = 0) -> tuple[Tensor, Batch]:  # noqa: B006
-    """Random states of pairs with so many premise and hypothesis tokens, padded with garbage to the longest."""
-    generator = torch.Generator().manual_seed(seed)
-    n_tokens = max(a + b for a, b in lengths)
-    hidden_BTH = torch.randn(len(lengths), n_tokens, H, generator=generator)
-    position_T = torch.arange(n_tokens)
-    a_B1, end_B1 = (torch.tensor(x)[:, None] for x in ([a for a, _ in lengths], [a + b for a, b in lengths]))
-    inside_BT, is_a_BT = position_T < end_B1, position_T < a_B1
-    return hidden_BTH, Batch(torch.zeros_like(inside_BT).long(), is_a_BT, inside_BT & ~is_a_BT, inside_BT)
+    """Random states of the packed tokens of pairs with so many premise and hypothesis tokens."""
+    batch = batch_of([[7] * (a + b) for a, b in lengths], [a for a, _ in lengths])
+    return torch.randn(len(batch.ids_T), H, generator=torch.Generator().manual_seed(seed)), batch
+
+
+def of_sequences(x_T: Tensor, batch: Batch) -> list[Tensor]:
+    """One part a sequence, in the order of the rows."""
+    parts = x_T.split(np.diff(batch.bounds).tolist())
+    return [parts[i] for i in (range(len(parts)) if batch.rank_B is None else batch.rank_B.tolist())]
 
 
 # ---- SAN, naively --------------------------------------------------------------------------------------------------
@@ -68,13 +69,12 @@ def gru(p: dict[str, np.ndarray], x: np.ndarray, s: np.ndarray) -> np.ndarray:
     return (1 - update) * new + update * s
 
 
-def naive_steps(head: SanHead, hidden_BTH: Tensor, batch: Batch) -> list[list[list[float]]]:
+def naive_steps(head: SanHead, hidden_TH: Tensor, batch: Batch) -> list[list[list[float]]]:
     """P^k of each example and step: examples x K x C."""
     p = {name: value.detach().double().numpy() for name, value in head.named_parameters()}
     answers = []
-    for states_TH, is_a_T, is_b_T in zip(hidden_BTH.double().numpy(), batch.is_a_BT, batch.is_b_BT, strict=True):
-        premise = [state for state, inside in zip(states_TH, is_a_T.tolist(), strict=True) if inside]
-        hypothesis = [state for state, inside in zip(states_TH, is_b_T.tolist(), strict=True) if inside]
+    for states, is_b in zip(of_sequences(hidden_TH.double(), batch), of_sequences(batch.is_b_T, batch), strict=True):
+        premise, hypothesis = list(states[~is_b].numpy()), list(states[is_b].numpy())
         s = mix(softmax([float(p["summary.weight"][0] @ m) for m in hypothesis]), hypothesis)
         steps = []
         for k in range(head.steps):
@@ -90,9 +90,9 @@ def naive_steps(head: SanHead, hidden_BTH: Tensor, batch: Batch) -> list[list[li
 @pytest.mark.parametrize("steps", [1, 2, 5])
 def test_san_is_the_naive_loop(steps: int) -> None:
     head = san(steps, step_dropout=0.5).eval()
-    hidden_BTH, batch = pairs()
-    expected_BC = np.log(np.array(naive_steps(head, hidden_BTH, batch)).mean(axis=1))
-    got_BC = head(hidden_BTH, batch).detach().numpy()
+    hidden_TH, batch = pairs()
+    expected_BC = np.log(np.array(naive_steps(head, hidden_TH, batch)).mean(axis=1))
+    got_BC = head(hidden_TH, batch).detach().numpy()
     np.testing.assert_allclose(got_BC, expected_BC, rtol=0, atol=EXACT)
     assert np.ptp(expected_BC, axis=0).max() > 0.1  # examples differ, so the inputs are read
 
@@ -108,60 +108,58 @@ def test_steps_reason_further() -> None:
 @pytest.mark.parametrize("training", [True, False])
 def test_san_gives_log_probabilities(steps: int, training: bool) -> None:
     head = san(steps, dropout=0.3, step_dropout=0.5).train(training)
-    hidden_BTH, batch = pairs()
+    hidden_TH, batch = pairs()
     # Far-off states, too: a step may be certain, and its log-probabilities then reach -100 and beyond.
     for scale in (1.0, 30.0):
-        log_probs_BC = head(scale * hidden_BTH, batch)
+        log_probs_BC = head(scale * hidden_TH, batch)
         assert (log_probs_BC.shape, log_probs_BC.dtype) == ((4, 3), torch.float32)
         torch.testing.assert_close(log_probs_BC.exp().sum(-1), torch.ones(4), rtol=0, atol=EXACT)
 
 
-def test_san_ignores_padding() -> None:
+def test_san_answers_each_pair_as_if_it_were_alone() -> None:
     head = san(3).eval()
-    hidden_BTH, batch = pairs()
-    together_BC = head(hidden_BTH, batch)
-    garbage_BTH = torch.where(batch.mask_BT[..., None], hidden_BTH, 1e4 * torch.randn(hidden_BTH.shape))
-    torch.testing.assert_close(head(garbage_BTH, batch), together_BC, rtol=0, atol=EXACT)
-    for i, n_tokens in enumerate(batch.mask_BT.sum(-1).tolist()):
-        alone = Batch(*(x[i : i + 1, :n_tokens] for x in batch))
-        torch.testing.assert_close(
-            head(hidden_BTH[i : i + 1, :n_tokens], alone), together_BC[i : i + 1], rtol=0, atol=EXACT
-        )
-    assert not batch.mask_BT.all()
+    lengths = [(3, 4), (2, 1), (5, 2), (1, 6)]
+    hidden_TH, batch = pairs(lengths)
+    assert batch.rank_B is not None
+    assert len(batch.groups) > 1
+    together_BC = head(hidden_TH, batch)
+    for i, states_TH in enumerate(of_sequences(hidden_TH, batch)):
+        _, alone = pairs([lengths[i]])
+        torch.testing.assert_close(head(states_TH, alone), together_BC[i : i + 1], rtol=0, atol=EXACT)
 
 
 def test_san_has_finite_gradients_in_training_with_padding() -> None:
     """Masked entries are -inf before a softmax, which makes nan gradients where a whole row is masked."""
     head = san(5, dropout=0.2, step_dropout=0.9).train()
-    hidden_BTH, batch = pairs()
-    hidden_BTH.requires_grad_()
-    head(hidden_BTH, batch)[:, 0].sum().backward()
-    assert hidden_BTH.grad is not None
-    assert hidden_BTH.grad.isfinite().all()
-    assert (hidden_BTH.grad[~batch.mask_BT] == 0).all()
+    hidden_TH, batch = pairs()
+    hidden_TH.requires_grad_()
+    head(hidden_TH, batch)[:, 0].sum().backward()
+    assert hidden_TH.grad is not None
+    assert hidden_TH.grad.isfinite().all()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in head.parameters())
 
 
 def test_san_computes_in_float32_under_autocast() -> None:
     head = san(2).eval()
-    hidden_BTH, batch = pairs()
+    hidden_TH, batch = pairs()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        got_BC = head(hidden_BTH.bfloat16(), batch)
+        got_BC = head(hidden_TH.bfloat16(), batch)
     assert got_BC.dtype == torch.float32
-    assert torch.equal(got_BC, head(hidden_BTH.bfloat16().float(), batch))
+    assert torch.equal(got_BC, head(hidden_TH.bfloat16().float(), batch))
 
 
 # ---- stochastic prediction dropout ---------------------------------------------------------------------------------
 def test_in_training_the_answer_is_the_mean_over_the_kept_steps() -> None:
     head = san(5, step_dropout=0.5).train()
-    hidden_BTH, batch = pairs()
+    hidden_TH, batch = pairs()
     torch.manual_seed(0)
     kept_BK = head._kept_steps(4, torch.device("cpu"))
     assert kept_BK is not None
     assert 4 < int(kept_BK.sum()) < 20
     torch.manual_seed(0)
-    got_BC = head(hidden_BTH, batch).detach().numpy()
-    per_step_BKC = np.array(naive_steps(head, hidden_BTH, batch))
+    got_BC = head(hidden_TH, batch).detach().numpy()
+    per_step_BKC = np.array(naive_steps(head, hidden_TH, batch))
+    kept_BK = batch.in_order(kept_BK)
     for got_C, steps_KC, kept_K in zip(got_BC, per_step_BKC, kept_BK.numpy(), strict=True):
         np.testing.assert_allclose(got_C, np.log(steps_KC[kept_K].mean(axis=0)), rtol=0, atol=EXACT)
 
@@ -192,29 +190,31 @@ def test_at_least_one_step_stays_and_the_others_with_their_probability(p: float)
 )
 def test_nothing_is_dropped_in_eval_at_0_and_with_one_step(training: bool, settings: dict[str, Any]) -> None:
     head = san(**settings).train(training)
-    hidden_BTH, batch = pairs()
-    assert torch.equal(head(hidden_BTH, batch), head(hidden_BTH, batch))
+    hidden_TH, batch = pairs()
+    assert torch.equal(head(hidden_TH, batch), head(hidden_TH, batch))
 
 
 # ---- the plain heads -----------------------------------------------------------------------------------------------
 def test_linear_is_a_product_with_the_first_token() -> None:
     torch.manual_seed(0)
     head = LinearHead(TASKS["topic"], H, dropout=0.5).eval()
-    hidden_BTH, batch = pairs()
-    expected_BC = hidden_BTH[:, 0] @ head.out.weight.T + head.out.bias
-    torch.testing.assert_close(head(hidden_BTH, batch), expected_BC, rtol=0, atol=1e-6)
+    hidden_TH, batch = pairs()
+    firsts_BH = torch.stack([states_TH[0] for states_TH in of_sequences(hidden_TH, batch)])
+    expected_BC = firsts_BH @ head.out.weight.T + head.out.bias
+    torch.testing.assert_close(head(hidden_TH[batch.first_B], batch), expected_BC, rtol=0, atol=1e-6)
     assert expected_BC.shape == (4, 3)
 
 
 def test_ranking_makes_a_questions_candidates_its_logits() -> None:
     torch.manual_seed(0)
     head = RankingHead(TASKS["order"], H, dropout=0.0).eval()
-    hidden_RTH, batch = pairs([(3, 2)] * 6)  # two questions of three candidates
-    logits_BC = head(hidden_RTH, batch).detach()
+    hidden_TH, batch = pairs([(3, 2), (1, 1), (2, 2)] * 2)  # two questions of three candidates
+    first_RH = torch.stack([states_TH[0] for states_TH in of_sequences(hidden_TH, batch)])
+    logits_BC = head(hidden_TH[batch.first_B], batch).detach()
     assert logits_BC.shape == (2, 3)
     for question in range(2):
         for candidate in range(3):
-            relevance = (hidden_RTH[3 * question + candidate, 0] @ head.out.weight[0] + head.out.bias[0]).detach()
+            relevance = (first_RH[3 * question + candidate] @ head.out.weight[0] + head.out.bias[0]).detach()
             assert float(logits_BC[question, candidate]) == pytest.approx(float(relevance), abs=1e-6)
 
 
@@ -222,17 +222,19 @@ def test_ranking_makes_a_questions_candidates_its_logits() -> None:
 def test_similarity_starts_at_the_middle_of_the_scale(low: float, high: float) -> None:
     task = Task(name="score", kind="regression", head="similarity", metrics=("pearson",), score_range=(low, high))
     head = make_head(task, H, **HEADS).eval()
-    hidden_BTH, batch = pairs()
-    values_B1 = head(0 * hidden_BTH, batch)
+    hidden_TH, batch = pairs()
+    first_BH = hidden_TH[batch.first_B]
+    values_B1 = head(0 * first_BH, batch)
     assert values_B1.shape == (4, 1)
     assert values_B1[:, 0].tolist() == [(low + high) / 2] * 4
-    assert head(hidden_BTH, batch).std() > 0
+    assert head(first_BH, batch).std() > 0
 
 
 def test_dropout_comes_before_the_product() -> None:
     head = LinearHead(TASKS["topic"], H, dropout=0.5).train()
-    hidden_BTH, batch = pairs()
-    assert not torch.equal(head(hidden_BTH, batch), head(hidden_BTH, batch))
+    hidden_TH, batch = pairs()
+    first_BH = hidden_TH[batch.first_B]
+    assert not torch.equal(head(first_BH, batch), head(first_BH, batch))
 
 
 # ---- the table -----------------------------------------------------------------------------------------------------
@@ -248,8 +250,9 @@ def test_make_head_reads_the_task_row(name: str) -> None:
     if isinstance(head, SanHead):
         assert (head.steps, head.step_dropout) == (4, 0.25)
     width = 3 if task.kind == "ranking" else 1  # sequences an example
-    hidden_RTH, batch = pairs([(3, 2)] * 2 * width)
-    assert head(hidden_RTH, batch).shape == (2, task.n_outputs)
+    hidden_TH, batch = pairs([(3, 2)] * 2 * width)
+    states = hidden_TH if task.head == "san" else hidden_TH[batch.first_B]
+    assert head(states, batch).shape == (2, task.n_outputs)
 
 
 @pytest.mark.parametrize("name", TASKS)

@@ -112,7 +112,8 @@ def test_a_linear_head_is_one_product(model: str, pool: Finished) -> None:
     data = load_task_data(pool.run, pool.config, encoder, tasks["nli"], prepare_key=key, device=CPU.device)
     rows = data.rows("dev")
     with torch.no_grad():
-        first_BH = encode(loaded.encoder, make_batch(data, rows), first_only=False)[:, 0]
+        batch = make_batch(data, rows)
+        first_BH = batch.in_order(encode(loaded.encoder, batch, first_only=True))
         expected_BC = first_BH @ head.out.weight.T + head.out.bias
     stored = pool.run.read_predictions(model, "nli").on("dev")
     assert stored.example_ids.tolist() == data.example_ids[rows].tolist()

@@ -66,7 +66,7 @@ def test_longest_first(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
     monkeypatch.setattr(core.predict, "TOKENS_A_BATCH", 50)
     data, model = random_data(TASKS["topic"], 40), tiny_model()
-    model.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[1].ids_BT.shape[1]))
+    model.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[1].shape[1]))
     predict(model, data, np.arange(40), CPU)
     assert seen == sorted(seen, reverse=True)
     assert len(set(seen)) > 3
@@ -108,8 +108,8 @@ def test_own_texts_are_predicted_as_stored_ones(name: str, tmp_path: Path) -> No
 
 # ---- MC dropout -----------------------------------------------------------------------------------------------------
 def one_dropped_pass(model: MultiTaskModel, data: TaskData, rows: np.ndarray) -> np.ndarray:
-    """With dropout on, in one batch, longest first, as `predict` has it: the order decides whose units are dropped."""
-    order = np.argsort(-data.lengths[rows], kind="stable")
+    """With dropout on, in one batch, by length, as `predict` has it: the order decides whose units are dropped."""
+    order = np.argsort(data.lengths[rows], kind="stable")
     model.train()
     with torch.no_grad():
         outputs = model(data.task.name, make_batch(data, rows[order])).double().numpy()

@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import CPU, word_tokenizer
+from tiny import CPU, batch_of, word_tokenizer
 from tokenizers import processors
 from transformers import AutoModel
 
 import core.train
-from core.batching import Batch
 from core.encoder import encode, make_encoder
 from core.pretrain import held_out_scores, pretrain, read_lines, text_blocks
 from core.rtd import load_rtd
@@ -187,11 +186,11 @@ def test_the_folder_is_a_transformers_encoder(kind: str, tokenizer: Any, tmp_pat
     assert not loaded["unexpected_keys"]
     mine = make_encoder(str(tmp_path), dropout=0.3, tokenizer=load_tokenizer(tmp_path)).eval()
     encoded = load_tokenizer(tmp_path)("w1 w2 w3", "w4 w5", return_tensors="pt")
-    b_BT = encoded["token_type_ids"].bool()
-    batch = Batch(encoded["input_ids"], ~b_BT, b_BT, None)
+    b_start = encoded["token_type_ids"][0].tolist().index(1)
+    batch = batch_of(encoded["input_ids"].tolist(), [b_start])
     expected = encode(trained, batch, first_only=False)
     assert torch.equal(encode(mine, batch, first_only=False), expected)
-    torch.testing.assert_close(plain.eval()(**encoded).last_hidden_state, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(plain.eval()(**encoded).last_hidden_state[0], expected, rtol=0, atol=1e-5)
     rtd = load_rtd(tmp_path, mine)
     assert rtd is not None
     assert all(torch.equal(value, kept[0].objective.state_dict()[name]) for name, value in rtd.state_dict().items())

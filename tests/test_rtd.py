@@ -12,14 +12,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from tiny import SPEC, TASKS, Vocabulary, random_data, tiny_model
 from torch import Tensor
 from transformers import ElectraConfig
 
 import core.rtd
+from core.attention import replace_dropouts
 from core.batching import Batch, make_batch
-from core.encoder import embed, encode, encoder_from_config, make_encoder, replace_dropouts, run_layers
+from core.encoder import embed, encode, encoder_from_config, make_encoder, run_layers
 from core.rtd import Losses, Masked, Mlm, Rtd, auxiliary_loss, corrupt, load_rtd, mask_ids, mask_tokens, save_rtd
 
 # As in tests/tiny: the words are 5 ... 39, [CLS] is 2.
@@ -56,45 +58,44 @@ def masked_of(batch: Batch, **options: Any) -> Masked:
 # ---- masking -------------------------------------------------------------------------------------------------------
 def test_the_share_is_kept_and_special_tokens_and_padding_are_not_masked() -> None:
     batch = batch_of(400, shortest=12, longest=30)
-    can_BT = (batch.is_a_BT | batch.is_b_BT) & (batch.ids_BT > 4)
+    ids_BL = batch.padded(batch.ids_T)
+    can_BL = batch.inside_BL & (ids_BL > 4)
     torch.manual_seed(0)
     for share in (0.15, 0.4):
         masked = masked_of(batch, share=share)
-        masked_BT = masked.masked_BT
-        assert not (masked_BT & ~can_BT).any()
-        assert (masked.ids_BT[masked_BT] == MASK).all()
-        assert (masked.ids_BT[~masked_BT] == batch.ids_BT[~masked_BT]).all()
-        assert (masked_BT.sum(dim=1) - share * can_BT.sum(dim=1)).abs().max() < 1
+        masked_BL = masked.masked_BL
+        assert not (masked_BL & ~can_BL).any()
+        assert (masked.ids_BL[masked_BL] == MASK).all()
+        assert (masked.ids_BL[~masked_BL] == ids_BL[~masked_BL]).all()
+        assert (masked_BL.sum(dim=1) - share * can_BL.sum(dim=1)).abs().max() < 1
         # Each of 400 sequences rounds up or down by chance: a spread of at most half a token each; five are allowed.
-        assert abs(int(masked_BT.sum()) - share * int(can_BT.sum())) < 5 * 0.5 * math.sqrt(400)
-    assert batch.mask_BT is not None
+        assert abs(int(masked_BL.sum()) - share * int(can_BL.sum())) < 5 * 0.5 * math.sqrt(400)
+    assert len(batch.groups) > 1
 
 
 def test_every_place_is_masked_equally_often() -> None:
     batch = batch_of(1, shortest=20, longest=20)
     torch.manual_seed(0)
     n = 2_000
-    counts_T = sum(masked_of(batch).masked_BT[0].long() for _ in range(n))
+    counts_T = sum(masked_of(batch).masked_BL[0].long() for _ in range(n))
     # Binomial; five standard deviations for each of 19 places.
     assert (counts_T[1:] - n * 0.15).abs().max() < 5 * math.sqrt(n * 0.15 * 0.85)
     assert counts_T[0] == 0  # [CLS]
 
 
 def test_a_sequence_has_a_masked_token_if_it_has_a_word() -> None:
-    ids_BT = torch.tensor([[2, 7, 3, 0], [2, 3, 0, 0], [2, 7, 8, 3]])
-    inside_BT = ids_BT > 0
-    batch = Batch(ids_BT, inside_BT, torch.zeros_like(inside_BT), inside_BT)
+    batch = tiny.batch_of([[2, 3], [2, 7, 3], [2, 7, 8, 3]])
     for seed in range(20):
         torch.manual_seed(seed)
-        assert masked_of(batch).masked_BT.sum(dim=1).tolist() == [1, 0, 1]
+        assert masked_of(batch).masked_BL.sum(dim=1).tolist() == [0, 1, 1]
 
 
 def test_noise_is_80_10_10_and_never_a_special_token() -> None:
     batch = batch_of(400, shortest=20, longest=30)
     torch.manual_seed(0)
     masked = masked_of(batch, noise_vocab=40)
-    at_BT = masked.masked_BT
-    new, own = masked.ids_BT[at_BT], batch.ids_BT[at_BT]
+    at_BL, ids_BL = masked.masked_BL, batch.padded(batch.ids_T)
+    new, own = masked.ids_BL[at_BL], ids_BL[at_BL]
     n = len(own)
     assert n > 1_000
     # Of random words 5 in 40 are special and become [MASK], 1 in 40 is the token itself.
@@ -105,7 +106,7 @@ def test_noise_is_80_10_10_and_never_a_special_token() -> None:
     ):
         assert abs(int(count) - n * share) < 5 * math.sqrt(n * share * (1 - share))
     assert set(new.tolist()) & set(SPECIAL) == {MASK}
-    assert (masked.ids_BT[~at_BT] == batch.ids_BT[~at_BT]).all()
+    assert (masked.ids_BL[~at_BL] == ids_BL[~at_BL]).all()
 
 
 def test_a_tokenizer_without_a_mask_token_is_refused() -> None:
@@ -119,32 +120,30 @@ def test_a_tokenizer_without_a_mask_token_is_refused() -> None:
 # ---- the generator's draws -----------------------------------------------------------------------------------------
 def test_draws_follow_the_generator() -> None:
     n, probs = 4_000, [0.0, 0.5, 0.2, 0.0, 0.3]
-    ids_BT = torch.full((n, 1), 3)
-    inside_BT = torch.ones_like(ids_BT, dtype=torch.bool)
-    batch = Batch(ids_BT, inside_BT, ~inside_BT, None)
-    places = Masked(ids_BT, torch.zeros_like(ids_BT), inside_BT)
+    ids_BL = torch.full((n, 1), 3)
+    places = Masked(ids_BL, torch.zeros_like(ids_BL), torch.ones_like(ids_BL, dtype=torch.bool), ids_BL)
     log_probs_BKV = torch.tensor(probs).log().expand(n, 1, 5)
     torch.manual_seed(0)
-    drawn = corrupt(batch, places, log_probs_BKV, padding_id=None).flatten()
+    drawn = corrupt(places, log_probs_BKV, padding_id=None).flatten()
     for word, share in enumerate(probs):
         assert abs(int((drawn == word).sum()) - n * share) <= 5 * math.sqrt(n * share * (1 - share))
-    without_padding = corrupt(batch, places, log_probs_BKV, padding_id=1)
+    without_padding = corrupt(places, log_probs_BKV, padding_id=1)
     assert set(without_padding.flatten().tolist()) == {2, 4}
 
 
 def test_a_lucky_draw_is_an_original() -> None:
     encoder, batch = encoder_of("bert"), batch_of()
-    batch = batch._replace(ids_BT=torch.where(batch.ids_BT > 4, 7, batch.ids_BT))
+    batch = batch._replace(ids_T=torch.where(batch.ids_T > 4, 7, batch.ids_T))
     rtd = Rtd(encoder, **WORDS).eval()
     for word, is_lucky in ((7, True), (8, False)):
         with torch.no_grad():
             rtd.words_head.bias.zero_()[word] = 1e4
         losses = rtd.losses(encoder, batch)
         assert losses.detection is not None
-        masked_BT = losses.masked.masked_BT
-        assert masked_BT.sum() > 8
-        expected_BT = torch.zeros_like(masked_BT) if is_lucky else masked_BT
-        assert torch.equal(losses.detection.is_replaced_BT, expected_BT)
+        masked_BL = losses.masked.masked_BL
+        assert masked_BL.sum() > 8
+        expected_BL = torch.zeros_like(masked_BL) if is_lucky else masked_BL
+        assert torch.equal(losses.detection.is_replaced_T, batch.packed(expected_BL))
 
 
 # ---- losses --------------------------------------------------------------------------------------------------------
@@ -152,27 +151,29 @@ def naive_rtd(rtd: Rtd, encoder: Any, batch: Batch) -> tuple[float, float]:
     """ELECTRA token by token, with every layer on every token, from the same random numbers."""
     masked = mask_tokens(batch, special_ids=rtd.special_ids, mask_id=rtd.mask_id, share=rtd.mask_share)
     uniform_BK = torch.rand((*masked.places_BK.shape, 1))[..., 0]
-    mask_B11T = None if batch.mask_BT is None else batch.mask_BT[:, None, None, :]
-    hidden_BTH = rtd.project(embed(encoder, batch._replace(ids_BT=masked.ids_BT)))
+    hidden_TH = rtd.project(embed(encoder, batch._replace(ids_T=batch.packed(masked.ids_BL))))
+    hidden_BLH = batch.padded(hidden_TH)
     for layer in rtd.layers:
-        hidden_BTH = layer(hidden_BTH, mask_B11T)
+        hidden_BLH = layer(hidden_BLH, batch.inside_BL[:, None, None, :])
     words_VE = encoder.embeddings.word_embeddings.weight
-    probs_BTV = rtd.words_head(hidden_BTH, words_VE).double().softmax(dim=-1)
-    corrupted_BT, mlm = batch.ids_BT.clone(), []
+    probs_BLV = rtd.words_head(hidden_BLH, words_VE).double().softmax(dim=-1)
+    ids_BL = batch.padded(batch.ids_T)
+    corrupted_BL, mlm = ids_BL.clone(), []
     for b, row in enumerate(masked.places_BK.tolist()):
         for k, t in enumerate(row):
             if not masked.is_place_BK[b, k]:
                 continue
-            probs_V = probs_BTV[b, t].clone()
-            mlm.append(-math.log(probs_V[batch.ids_BT[b, t]]))
+            probs_V = probs_BLV[b, t].clone()
+            mlm.append(-math.log(probs_V[ids_BL[b, t]]))
             probs_V[0] = 0  # [PAD]
             bound = float(uniform_BK[b, k]) * float(probs_V.sum())
-            corrupted_BT[b, t] = int((probs_V.cumsum(0) <= bound).sum())
-    logits_BT = rtd.detector(encode(encoder, batch._replace(ids_BT=corrupted_BT), first_only=False))[..., 0].double()
+            corrupted_BL[b, t] = int((probs_V.cumsum(0) <= bound).sum())
+    states_TH = encode(encoder, batch._replace(ids_T=batch.packed(corrupted_BL)), first_only=False)
+    logits_BL = batch.padded(rtd.detector(states_TH)[..., 0].double())
     bce = []
-    for b, t in (batch.is_a_BT | batch.is_b_BT).nonzero().tolist():
-        p_replaced = 1 / (1 + math.exp(-logits_BT[b, t]))
-        bce.append(-math.log(p_replaced if corrupted_BT[b, t] != batch.ids_BT[b, t] else 1 - p_replaced))
+    for b, t in batch.inside_BL.nonzero().tolist():
+        p_replaced = 1 / (1 + math.exp(-logits_BL[b, t]))
+        bce.append(-math.log(p_replaced if corrupted_BL[b, t] != ids_BL[b, t] else 1 - p_replaced))
     return float(np.mean(mlm)), float(np.mean(bce))
 
 
@@ -192,7 +193,7 @@ def test_losses_are_the_naive_loops(kind: str, padded: bool) -> None:
     assert float(losses.mlm_B.mean()) == pytest.approx(mlm, abs=EXACT)
     assert float(losses.bce_B.mean()) == pytest.approx(bce, abs=EXACT)
     assert losses.detection is not None
-    assert losses.detection.is_replaced_BT.any()
+    assert losses.detection.is_replaced_T.any()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -200,16 +201,17 @@ def test_mlm_is_cross_entropy_at_the_masked_places(kind: str) -> None:
     encoder, batch = encoder_of(kind), batch_of()
     mlm = Mlm(encoder, **WORDS).eval()
     losses = mlm.losses(encoder, batch)
-    at_BT = losses.masked.masked_BT
-    assert (losses.masked.ids_BT[at_BT] == MASK).all()  # no noise in evaluation
-    hidden_BTH = encode(encoder, batch._replace(ids_BT=losses.masked.ids_BT), first_only=False)
-    logits_NV = mlm.head(hidden_BTH[at_BT], encoder.embeddings.word_embeddings.weight)
-    expected = torch.nn.functional.cross_entropy(logits_NV, batch.ids_BT[at_BT])
+    at_BL = losses.masked.masked_BL
+    assert (losses.masked.ids_BL[at_BL] == MASK).all()  # no noise in evaluation
+    hidden_TH = encode(encoder, batch._replace(ids_T=batch.packed(losses.masked.ids_BL)), first_only=False)
+    at_T = batch.packed(at_BL)
+    logits_NV = mlm.head(hidden_TH[at_T], encoder.embeddings.word_embeddings.weight)
+    expected = torch.nn.functional.cross_entropy(logits_NV, batch.ids_T[at_T])
     torch.testing.assert_close(losses.mlm_B.mean(), expected, rtol=0, atol=EXACT)
     assert not losses.bce_B.any()
     torch.manual_seed(0)
     noisy = mlm.train().losses(encoder, batch_of(64)).masked
-    assert (noisy.ids_BT[noisy.masked_BT] != MASK).any()
+    assert (noisy.ids_BL[noisy.masked_BL] != MASK).any()
 
 
 def test_the_mean_is_over_tokens_not_over_sequences() -> None:
@@ -218,14 +220,15 @@ def test_the_mean_is_over_tokens_not_over_sequences() -> None:
     with torch.no_grad():
         found = rtd.losses(encoder, batch).detection
     assert found is not None
-    bce_BT = torch.nn.functional.binary_cross_entropy_with_logits(
-        found.logits_BT * 50, found.is_replaced_BT.float(), reduction="none"
+    bce_T = torch.nn.functional.binary_cross_entropy_with_logits(
+        found.logits_T * 50, found.is_replaced_T.float(), reduction="none"
     )
-    shares_B = core.rtd._shares(bce_BT, found.inside_BT)
-    torch.testing.assert_close(shares_B.mean(), bce_BT[found.inside_BT].mean(), rtol=0, atol=EXACT)
-    of_sequences = torch.stack([row[inside].mean() for row, inside in zip(bce_BT, found.inside_BT, strict=True)]).mean()
+    bce_BL, inside_BL = batch.padded(bce_T), batch.inside_BL
+    shares_B = core.rtd._shares(bce_BL, inside_BL)
+    torch.testing.assert_close(shares_B.mean(), bce_T.mean(), rtol=0, atol=EXACT)
+    of_sequences = torch.stack([row[inside].mean() for row, inside in zip(bce_BL, inside_BL, strict=True)]).mean()
     assert abs(float(of_sequences - shares_B.mean())) > 100 * EXACT  # the two differ on these lengths
-    assert core.rtd._shares(bce_BT, torch.zeros_like(found.inside_BT)).tolist() == [0.0] * 6
+    assert core.rtd._shares(bce_BL, torch.zeros_like(inside_BL)).tolist() == [0.0] * 6
 
 
 def gradients(loss: Tensor, *modules: Any) -> dict[str, Tensor]:
@@ -260,14 +263,13 @@ def test_the_detector_teaches_encoder_and_embeddings_but_not_the_generator() -> 
 @pytest.mark.parametrize("kind", KINDS)
 def test_states_at_places_are_rows_of_all_states(kind: str) -> None:
     encoder, batch = encoder_of(kind), batch_of()
-    hidden_BTH = embed(encoder, batch)
+    hidden_TH = embed(encoder, batch)
     if hasattr(encoder, "embeddings_project"):
-        hidden_BTH = encoder.embeddings_project(hidden_BTH)
-    full_BTH = run_layers(encoder.encoder.layer, hidden_BTH, batch.mask_BT)
-    places_BK = torch.stack([torch.randperm(4)[:3] for _ in range(8)])
-    found_BKH = run_layers(encoder.encoder.layer, hidden_BTH, batch.mask_BT, places_BK=places_BK)
-    expected_BKH = torch.stack([row[at] for row, at in zip(full_BTH, places_BK, strict=True)])
-    torch.testing.assert_close(found_BKH, expected_BKH, rtol=0, atol=EXACT)
+        hidden_TH = encoder.embeddings_project(hidden_TH)
+    full_TH = run_layers(encoder.encoder.layer, hidden_TH, batch)
+    places_BK = torch.stack([torch.randperm(4)[:3] for _ in range(8)]) + batch.first_B[:, None]
+    found_NH = run_layers(encoder.encoder.layer, hidden_TH, batch, places_BK=places_BK)
+    torch.testing.assert_close(found_NH, full_TH[places_BK.flatten()], rtol=0, atol=EXACT)
 
 
 def test_the_generator_is_half_the_encoder_and_has_its_dropout() -> None:

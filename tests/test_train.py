@@ -55,7 +55,7 @@ class Guess(nn.Module):
 
     def forward(self, embeddings: nn.Module, batch: Batch) -> Tensor:
         self.autocast_seen.add(torch.is_autocast_enabled("cpu"))
-        return (self.out(self.dropout(embeddings(batch.ids_BT))) - 1).square().mean()
+        return (self.out(self.dropout(embeddings(batch.ids_T))) - 1).square().mean()
 
 
 def run(

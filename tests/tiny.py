@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from core.batching import TaskData, on_device
+from core.batching import Batch, TaskData, make_batch, on_device
 from core.device import Device
 from core.model import MultiTaskModel, make_model
 from core.store import Run
@@ -66,6 +66,19 @@ def random_data(
     example_ids = np.array([f"{name or task.name}/{split}/{i:07d}" for i, split in enumerate(splits)], dtype=object)
     tokens = Tokens(ids, offsets, b_starts.astype(np.int32))
     return on_device(task, tokens, example_ids, splits, gold if task.kind == "regression" else gold.long(), CPU.device)
+
+
+def batch_of(sequences: list[list[int]], b_starts: list[int] | None = None) -> Batch:
+    """These token ids; second texts, where there are any, start at `b_starts`."""
+    lengths = [len(ids) for ids in sequences]
+    tokens = Tokens(
+        np.concatenate([np.asarray(ids, np.int32) for ids in sequences]),
+        np.concatenate([[0], np.cumsum(lengths)]),
+        np.asarray(lengths if b_starts is None else b_starts, np.int32),
+    )
+    names = np.arange(len(sequences)).astype(str)
+    data = on_device(TASKS["topic"], tokens, names, names, torch.zeros(len(sequences)).long(), CPU.device)
+    return make_batch(data, np.arange(len(sequences)))
 
 
 def tiny_model(
