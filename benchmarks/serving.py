@@ -15,6 +15,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import urlencode
 
 from playwright.sync_api import Browser, Page, sync_playwright
@@ -58,9 +59,21 @@ def chromium_path() -> str | None:
     )
 
 
+class Served(NamedTuple):
+    address: str
+    pid: int
+
+
 @contextmanager
 def serving(runs: Path) -> Iterator[str]:
     """The dashboard on the folder `runs`; gives its address. The server ends with the block."""
+    with started(runs) as served:
+        yield served.address
+
+
+@contextmanager
+def started(runs: Path) -> Iterator[Served]:
+    """As `serving`, with the number of the server's process."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -73,7 +86,7 @@ def serving(runs: Path) -> Iterator[str]:
         try:
             address = f"http://127.0.0.1:{port}"
             _wait_until_healthy(address, server)
-            yield address
+            yield Served(address, server.pid)
         finally:
             server.terminate()
             try:

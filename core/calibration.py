@@ -25,12 +25,20 @@ IntArray = npt.NDArray[np.int64]
 Binning = Literal["mass", "width"]
 
 TEMPERATURE_RANGE = (0.05, 20.0)
+FEW_CLASSES = 8  # from there on numpy adds up the last axis in another order
 Z_95 = 1.959963984540054  # two-sided 95 % point of the normal
 
 
 def log_probs_NC(logits_NC: npt.ArrayLike) -> FloatArray:
     """log softmax over the last axis, float64; also accepts (M, N, C)."""
-    return np.asarray(special.log_softmax(np.asarray(logits_NC, dtype=np.float64), axis=-1))
+    logits = np.asarray(logits_NC, dtype=np.float64)
+    if logits.ndim < 2 or logits.shape[-1] >= FEW_CLASSES or not np.isfinite(logits).all():
+        return np.asarray(special.log_softmax(logits, axis=-1))
+    # The same operations in the same order, so the same bits, classes first: numpy reduces a short last axis slowly.
+    log_p = np.ascontiguousarray(np.moveaxis(logits, -1, 0))
+    log_p -= log_p.max(axis=0)
+    log_p -= np.log(np.exp(log_p).sum(axis=0))
+    return np.ascontiguousarray(np.moveaxis(log_p, 0, -1))
 
 
 def nll_N(logits_NC: npt.ArrayLike, gold_N: npt.ArrayLike) -> FloatArray:

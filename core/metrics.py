@@ -7,7 +7,7 @@ Every metric is a row of METRICS: statistics per example (N, S), and a function 
 resample of the rows then is a row of counts, all resamples are one matrix product, and 1000 of them cost
 milliseconds where a loop around scikit-learn takes minutes. Only Spearman needs new ranks in each resample; they
 come from cumulated counts, exactly and without sorting again. Tests hold each row to scikit-learn's or SciPy's value
-on the materialised resample.
+on the materialised resample. The resamples themselves are in core/bootstrap.
 
 Deliberately absent: BCa intervals (a jackknife for corrections below a page's resolution); significance stars.
 
@@ -16,21 +16,19 @@ Shapes: N examples, C classes, R resamples, S statistics. Logarithms are natural
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import lru_cache
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from core.bootstrap import NORMAL_ROWS, Additive, normal_values, weight_blocks
 from core.calibration import FloatArray, IntArray, brier_N, ece_gaps_NB, kl_N, nll_N
 from core.metric_inputs import checked_gold, checked_outputs, checked_probs, checked_rows
 from core.tasks import Task
 
 Resampled = Callable[[FloatArray], FloatArray]  # weights (R, N) -> values (R,)
-Prepare = Callable[[FloatArray, npt.NDArray[Any]], Resampled]  # (outputs, target) -> the above
-
-CHUNK_BYTES = 16_000_000  # of one float64 block of weights: N = 40,000 never holds its R x N matrix
+Prepare = Callable[[FloatArray, npt.NDArray[Any]], "Additive | Resampled"]  # (outputs, target) -> either of the two
 
 
 class Score(NamedTuple):
@@ -120,30 +118,7 @@ def evaluate(
     return scores
 
 
-@lru_cache(maxsize=4)
-def bootstrap_weights(n: int, *, resamples: int, seed: int) -> npt.NDArray[np.uint16]:
-    """(R, N) counts: how often each of n rows is drawn in each resample; rows sum to n. Multinomial, and a function
-    of its arguments alone. 80 MB for n = 40,000 and 1000 resamples; kept for the next model of the same task."""
-    if n < 1 or resamples < 1:
-        raise ValueError(f"n is {n} and resamples {resamples}, expected at least 1 of both")
-    rng = np.random.default_rng(seed)
-    counts_RN = np.empty((resamples, n), dtype=np.uint16)
-    for row_N in counts_RN:
-        # Counting n drawn rows is the multinomial, ten times faster than numpy's chain of binomials.
-        row_N[:] = np.bincount(rng.integers(n, size=n), minlength=n)
-    counts_RN.flags.writeable = False  # the cache gives everybody the same array
-    return counts_RN
-
-
 # ---- bootstrap ------------------------------------------------------------------------------------------------------
-def _weight_blocks(n: int, resamples: int, seed: int) -> Iterator[FloatArray]:
-    """The weights in float64, a block of rows at a time."""
-    counts_RN = bootstrap_weights(n, resamples=resamples, seed=seed)
-    rows = max(1, CHUNK_BYTES // (8 * n))
-    for start in range(0, resamples, rows):
-        yield counts_RN[start : start + rows].astype(np.float64)
-
-
 def _scores(
     names: tuple[str, ...],
     averaged: tuple[str, ...],
@@ -155,11 +130,14 @@ def _scores(
     n = len(outputs)
     resampled = {name: METRICS[name].prepare(outputs, target) for name in names}
     value = {name: float(metric(np.ones((1, n)))[0]) for name, metric in resampled.items()}
-    blocks: dict[str, list[FloatArray]] = {name: [] for name in names}
-    for weights_RN in _weight_blocks(n, resamples, seed):
-        for name, metric in resampled.items():
+    additive = {name: metric for name, metric in resampled.items() if isinstance(metric, Additive) and n > NORMAL_ROWS}
+    values_R = normal_values(additive, resamples, seed) if additive else {}
+    counted = {name: metric for name, metric in resampled.items() if name not in additive}
+    blocks: dict[str, list[FloatArray]] = {name: [] for name in counted}
+    for weights_RN in weight_blocks(n, resamples, seed) if counted else ():
+        for name, metric in counted.items():
             blocks[name].append(metric(weights_RN))
-    values_R = {name: np.concatenate(parts) for name, parts in blocks.items()}
+    values_R |= {name: np.concatenate(parts) for name, parts in blocks.items()}
     if averaged:
         value["score"] = float(np.mean([value[name] for name in averaged]))
         values_R["score"] = np.mean([values_R[name] for name in averaged], axis=0)
@@ -178,9 +156,8 @@ def _additive(
 ) -> Prepare:
     """A metric from `stats`: (N, S) or (N,) numbers per example, and `finish`: their sums (R, S) and n -> (R,)."""
 
-    def prepare(outputs: FloatArray, target: npt.NDArray[Any]) -> Resampled:
-        stats_NS = stats(outputs, target).reshape(len(outputs), -1)
-        return lambda weights_RN: finish(weights_RN @ stats_NS, len(stats_NS))
+    def prepare(outputs: FloatArray, target: npt.NDArray[Any]) -> Additive:
+        return Additive(stats(outputs, target).reshape(len(outputs), -1), finish)
 
     return prepare
 

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn import metrics as sk
 
+from core.bootstrap import bootstrap_weights
 from core.calibration import log_probs_NC
 from core.comparisons import mean_and_se, paired_difference
 from core.metrics import (
     HIGHER_IS_BETTER,
     METRICS,
-    bootstrap_weights,
     evaluate,
 )
 from core.tasks import METRICS_OF_KIND, Task
@@ -152,17 +152,29 @@ def test_weights_are_counts_of_n_draws_reproducible_and_read_in_blocks(monkeypat
     # (fourth central moment of Poisson(1) is 4): 4 of them.
     assert weights_RN.var() == pytest.approx(1 - 1 / 50, abs=0.05)
     assert not np.array_equal(weights_RN, bootstrap_weights(50, resamples=400, seed=8))
-    monkeypatch.setattr("core.metrics.CHUNK_BYTES", 8 * 50 * 3)  # three resamples a block
+    monkeypatch.setattr("core.bootstrap.CHUNK_BYTES", 8 * 50 * 3)  # three resamples a block
     np.testing.assert_array_equal(weights_RN, bootstrap_weights(50, resamples=400, seed=7))
 
 
 def test_blocks_change_no_score(monkeypatch: pytest.MonkeyPatch) -> None:
     logits_NC, gold_N = _classified(FOUR)
     whole = evaluate(FOUR, outputs=logits_NC, gold_index=gold_N, resamples=50)
-    monkeypatch.setattr("core.metrics.CHUNK_BYTES", 8 * N * 7)
+    monkeypatch.setattr("core.bootstrap.CHUNK_BYTES", 8 * N * 7)
     parts = evaluate(FOUR, outputs=logits_NC, gold_index=gold_N, resamples=50)
     for name in whole:
         np.testing.assert_allclose(whole[name], parts[name], rtol=0, atol=EXACT)
+
+
+def test_many_rows_are_resampled_by_the_normal_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits_NC, gold_N = _classified(FOUR, n=3000)
+    drawn = evaluate(FOUR, outputs=logits_NC, gold_index=gold_N, resamples=4000)
+    monkeypatch.setattr("core.metrics.NORMAL_ROWS", 2999)
+    limit = evaluate(FOUR, outputs=logits_NC, gold_index=gold_N, resamples=4000)
+    for name, score in drawn.items():
+        width = score.ci_high - score.ci_low
+        assert limit[name].value == score.value
+        # A percentile of 4000 draws has a standard error of some 2 % of the width, the two differ by 1.4 of them.
+        np.testing.assert_allclose(limit[name][1:3], score[1:3], rtol=0, atol=0.12 * width)
 
 
 def test_interval_covers_a_known_accuracy() -> None:

@@ -198,7 +198,7 @@ def test_a_task_without_teacher_has_gold_alone(tmp_path: Path) -> None:
 def test_without_labels_on_train_selection_is_fitted_on(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
     write_features(toy)
     unlabelled = load_table(toy.run, "tri", "train")
-    unlabelled.gold_N = np.full(len(unlabelled), -1)
+    unlabelled.gold_N, unlabelled.has_gold = np.full(len(unlabelled), -1), np.zeros(len(unlabelled), bool)
     monkeypatch.setattr(
         module, "load_table", lambda run, task, split: unlabelled if split == "train" else load_table(run, task, split)
     )

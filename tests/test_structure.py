@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # DESIGN.md: a module imports only modules above it. A folder is one entry; inside it the order is its own.
 ORDER = """
-    __init__ tasks sections checks config presets calibration metric_inputs metrics comparisons ensemble
+    __init__ tasks sections checks config presets calibration bootstrap metric_inputs metrics comparisons ensemble
     combining targets selection synthetic files locks store
     plan checksums report views status plots refit
     ---- above this line: no torch ----

@@ -24,6 +24,7 @@ from scipy import stats
 from core.calibration import IntArray
 from core.views import NotDefined
 from core.views.derived import COHORTS, cohort_codes, column
+from core.views.kept import kept
 from core.views.table import BASELINE, DEFAULT_STUDENT, TaskTable
 
 GAINS = ("taught", "surpassed")
@@ -65,6 +66,7 @@ class Stability(NamedTuple):
     seed_flips: float | None
 
 
+@kept
 def ledger(
     table: TaskTable, rows: npt.ArrayLike | None = None, *, student: str = DEFAULT_STUDENT, seed: int = 0
 ) -> Ledger:
@@ -90,6 +92,7 @@ def net_gain(counts: dict[str, int], *, seed: int = 0) -> NetGain:
     return NetGain((n_gained - n_lost) / n, float(low), float(high), n, n_gained, n_lost, p_value)
 
 
+@kept
 def stability(
     table: TaskTable, rows: npt.ArrayLike | None = None, *, student: str = DEFAULT_STUDENT, seed: int = 0
 ) -> Stability:

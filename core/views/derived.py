@@ -1,6 +1,6 @@
 """Columns computed from what the voices say: entropy, disagreement, divergences, flags, the flip cohort.
 
-`column(table, name, student=...)` is an array (N,), computed once and kept in the table; COLUMNS, at the bottom, is the
+`column(table, name, student=...)` is an array (N,), kept in the table; COLUMNS, at the bottom, is the
 list, and a new column is a row there. A column that a table cannot have (no truth, one member, a regression) is absent
 from `available` and raises `NotDefined` with a sentence: it is never a column of nan. Single rows can still be unknown
 (gold, truth and annotators are per example): nan there in numbers, -1 in codes.
@@ -14,14 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import combinations
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 from scipy import special
 
 from core.calibration import FloatArray
 from core.views import NotDefined
-from core.views.reading import chunks, log_mean, log_probs_CN, shared
+from core.views.reading import chunks, log_mean, log_probs_CN
 from core.views.table import BASELINE, DEFAULT_STUDENT, TaskTable
 
 # Outcome of (teacher, student without distillation, student), right or wrong -> cohort (EXPLORE, view 3).
@@ -67,12 +67,10 @@ def column(table: TaskTable, name: str, *, student: str = DEFAULT_STUDENT) -> np
     if reason is not None:
         raise NotDefined(reason)
     spec = COLUMNS[name]
-    key = (name, student if "student" in spec.needs else None)
-    if key not in table.cache:
-        kind = {"number": np.float32, "flag": np.bool_, "code": np.int8}[spec.kind]
-        # A copy: gold's own array would otherwise become read-only with it.
-        table.cache[key] = shared(np.array(spec.compute(table, student), kind))
-    return table.cache[key]
+    key = ("column", name, student if "student" in spec.needs else None)
+    kind = {"number": np.float32, "flag": np.bool_, "code": np.int8}[spec.kind]
+    # A copy: gold's own array would otherwise become read-only with it.
+    return cast(np.ndarray, table.kept.once(key, lambda: np.array(spec.compute(table, student), kind)))
 
 
 def available(table: TaskTable, *, student: str = DEFAULT_STUDENT) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from scipy import special
 
 from core.calibration import FloatArray, IntArray
 from core.views import NotDefined
+from core.views.kept import kept
 from core.views.reading import chunks
 from core.views.table import TaskTable
 
@@ -58,6 +59,7 @@ def js_distance_N(p_NC: npt.ArrayLike, q_NC: npt.ArrayLike) -> FloatArray:
     return np.asarray(np.sqrt(np.clip(nats_N / np.log(2), 0.0, 1.0)))
 
 
+@kept
 def distances(
     table: TaskTable,
     which: Literal["humans", "truth"],

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from core.calibration import FloatArray, IntArray
 from core.views import NotDefined
 from core.views.derived import column, member_log_probs
+from core.views.kept import kept
 from core.views.reading import chunks, log_mean, log_probs_CN
 from core.views.table import DEFAULT_STUDENT, TaskTable, require_members
 
@@ -61,6 +62,7 @@ class LeftOut(NamedTuple):
     own_answer: int
 
 
+@kept
 def agreement(table: TaskTable, voices: tuple[str, ...] | None = None, rows: npt.ArrayLike | None = None) -> Agreement:
     """Of all pairs of voices; None: every model of the table, then gold if known. Raises `NotDefined` for regression
     and without models."""
@@ -79,6 +81,7 @@ def agreement(table: TaskTable, voices: tuple[str, ...] | None = None, rows: npt
     return Agreement(voices, np.divide(same_KK, n_KK, out=np.full((k, k), np.nan), where=n_KK > 0), n_KK)
 
 
+@kept
 def uncertainty(table: TaskTable, rows: npt.ArrayLike | None = None) -> Uncertainty:
     """The two parts of the mean's entropy. Raises `NotDefined` for one member and for regression."""
     require_members(table, "mutual information")
@@ -90,6 +93,7 @@ def uncertainty(table: TaskTable, rows: npt.ArrayLike | None = None) -> Uncertai
     return Uncertainty(chosen, information_n + expected_n, expected_n, information_n)
 
 
+@kept
 def closest_member(table: TaskTable, rows: npt.ArrayLike | None = None, *, student: str = DEFAULT_STUDENT) -> Closest:
     """Is the student the mean, or one of the members? Chance is n / M each. Raises `NotDefined` for one member."""
     members = require_members(table, "the closest member")
@@ -103,6 +107,7 @@ def closest_member(table: TaskTable, rows: npt.ArrayLike | None = None, *, stude
     return Closest(chosen, closest_n, dict(zip(members, counts, strict=True)))
 
 
+@kept
 def leave_one_out(
     table: TaskTable, rows: npt.ArrayLike | None = None, *, student: str = DEFAULT_STUDENT
 ) -> list[LeftOut]:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -184,8 +184,12 @@ def in_words(filter_: Filter) -> str:
 
 # ---- as rows -------------------------------------------------------------------------------------------------------
 def mask(filter_: Filter, table: TaskTable) -> npt.NDArray[np.bool_]:
-    """(N,): for which examples does it hold? Raises `ValueError` as `check`, for another split than the table's and an
-    unknown id; `NotDefined` for a column that this table does not have."""
+    """(N,): for which examples does it hold? Kept with the table. Raises `ValueError` as `check`, for another split
+    than the table's and an unknown id; `NotDefined` for a column that this table does not have."""
+    return cast("npt.NDArray[np.bool_]", table.kept.once(("mask", filter_), lambda: _mask(filter_, table)))
+
+
+def _mask(filter_: Filter, table: TaskTable) -> npt.NDArray[np.bool_]:
     check(filter_, table.task)
     if filter_.split not in (None, table.split):
         raise ValueError(f"the filter is on split '{filter_.split}', the table holds '{table.split}'; load that split")

@@ -32,6 +32,7 @@ from scipy import special
 
 from core.calibration import FloatArray, IntArray, log_probs_NC
 from core.views import NotDefined
+from core.views.kept import kept
 from core.views.reading import chunks
 from core.views.table import DEFAULT_STUDENT, TaskTable, require_three_classes
 
@@ -152,6 +153,7 @@ def gradient_norms(
     return Norms(chosen, hard_n, soft_n, cosine_n, share, conflict)
 
 
+@kept
 def decomposition(table: TaskTable, rows: npt.ArrayLike | None = None, *, student: str = DEFAULT_STUDENT) -> Parts:
     """Dark knowledge against importance weighting, for every row with gold. Raises `NotDefined` for two classes (p~ is
     then the one wrong class, whoever teaches) and for regression."""

@@ -82,9 +82,8 @@ def sample(table: TaskTable, rows: npt.ArrayLike, n: int = SAMPLE_ROWS) -> IntAr
     rows_n = np.asarray(rows, np.int64)
     if len(rows_n) <= n:
         return np.sort(rows_n)
-    if "hash" not in table.cache:
-        table.cache["hash"] = hash_ids(table.ids)
-    return np.sort(rows_n[_smallest(table.cache["hash"][rows_n], n)])
+    hash_N = table.kept.once("hash", lambda: hash_ids(table.ids))
+    return np.sort(rows_n[_smallest(hash_N[rows_n], n)])
 
 
 def sample_rows(ids: npt.ArrayLike | pa.Array, n: int = SAMPLE_ROWS) -> IntArray:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -46,12 +45,6 @@ def log_mean(log_p_MCN: np.ndarray) -> FloatArray:
     """log (1/M sum_m p_m): (M, ...) -> (...). Finite where every member's probability underflows."""
     top = log_p_MCN.max(axis=0)
     return np.asarray(top + np.log(np.exp(log_p_MCN - top).mean(axis=0)))
-
-
-def shared(array: np.ndarray) -> Any:
-    """Read-only: what is kept in a table belongs to all its readers."""
-    array.flags.writeable = False
-    return array
 
 
 def read_outputs(run: Run, model: str, task: Task, *, split: str, ids: pa.Array) -> Float32:

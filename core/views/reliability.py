@@ -16,6 +16,7 @@ import numpy.typing as npt
 from core.calibration import Reliability, ece, fit_temperature, reliability, top_label
 from core.views import NotDefined
 from core.views.distances import Mean, mean_interval
+from core.views.kept import kept
 from core.views.table import TaskTable
 
 
@@ -30,6 +31,7 @@ class Curve(NamedTuple):
     temperature: float
 
 
+@kept
 def curve(
     table: TaskTable,
     voice: str,
@@ -58,6 +60,7 @@ def curve(
     )
 
 
+@kept
 def temperature_of(table: TaskTable, voice: str) -> float:
     """The temperature that makes `voice` most honest on this table. Give the table of the selection split and use the
     value on another: fitted on the rows that are shown, it would flatter. Raises `NotDefined` without gold."""

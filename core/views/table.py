@@ -1,8 +1,8 @@
 """One task of one run on one split: examples, and what every voice says about them, joined by example id.
 
-A `TaskTable` holds numbers as numpy columns, read once and when they are first asked for, and leaves texts in the
-memory-mapped Arrow file: `texts(rows)` reads those rows and no other. Columns that are computed from the outputs are in
-core/views/derived.
+A `TaskTable` holds numbers as numpy columns, read when they are first asked for and kept while there is room
+(core/views/kept), and leaves texts in the memory-mapped Arrow file: `texts(rows)` reads those rows and no other.
+Columns that are computed from the outputs are in core/views/derived.
 
 Deliberately absent: caching between objects (take `fingerprint` before `load_table`, and as the key), and any choice of
 rows (core/views/filters).
@@ -13,7 +13,8 @@ Shapes: N examples, C classes, M members, S seeds.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, cast
+from functools import cached_property, partial
+from typing import Literal, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,7 @@ from core.store import Run, lists_to_rows
 from core.tasks import Task, did_you_mean, find_task
 from core.views import NotDefined
 from core.views.catalogue import Models, models_of_run, tasks_of_run
+from core.views.kept import Kept, OfTable
 from core.views.reading import (
     Float32,
     chunks,
@@ -33,7 +35,6 @@ from core.views.reading import (
     log_probs_CN,
     or_none,
     read_outputs,
-    shared,
     splits_of_file,
     text_hits,
     whole,
@@ -68,21 +69,22 @@ def splits_of(run: Run, task: str) -> dict[str, int]:
     return {entry["values"]: entry["counts"] for entry in counts}
 
 
-def load_table(run: Run, task: str, split: str) -> TaskTable:
-    """The examples of `split`; outputs of models follow when they are asked for.
+def load_table(run: Run, task: str, split: str, kept: Kept | None = None) -> TaskTable:
+    """The examples of `split`; outputs of models follow when they are asked for. `kept`: shared by tables.
 
     Raises `ValueError` for an unknown task or split, with those that there are, and for a missing examples file.
     """
     rows = tasks_of_run(run)
-    return TaskTable(run, find_task(task, rows), split, models_of_run(run))
+    return TaskTable(run, find_task(task, rows), split, models_of_run(run), kept)
 
 
 class TaskTable:
     """`ids` Arrow strings (N,) in the order of the file; `gold_N` (N,) index of the gold label, -1 where unknown, for
-    regression the value, nan where unknown; `truth_NC`, `humans_NC` distributions (N, C), nan in rows where unknown,
-    None where no row has one; for regression `truth_N`, `truth_std_N`, `humans_N`. Never written to."""
+    regression the value, nan where unknown; `has_gold` (N,) where it is known; `truth_NC`, `humans_NC` distributions
+    (N, C), nan in rows where unknown, None where no row has one; for regression `truth_N`, `truth_std_N`, `humans_N`.
+    Never written to."""
 
-    def __init__(self, run: Run, task: Task, split: str, models: Models):
+    def __init__(self, run: Run, task: Task, split: str, models: Models, kept: Kept | None = None):
         self.run, self.task, self.split, self.models = run, task, split, models
         self._examples = run.read_examples(task.name)
         # Rows of the file: the selection split lies scattered among the rows that it was carved from.
@@ -107,35 +109,36 @@ class TaskTable:
             index = pc.fill_null(pc.index_in(labels, pa.array(task.labels, labels.type)), -1)
             self.gold_N = np.asarray(index.to_numpy()).astype(np.int64)
             self.truth_NC, self.humans_NC = self._known_probs("true_probs"), self._known_probs("human_probs")
+        self.has_gold: npt.NDArray[np.bool_] = np.asarray(
+            np.isfinite(self.gold_N) if self.is_regression else self.gold_N >= 0
+        )
         self._splits_of_model: dict[str, frozenset[str]] = {}
-        self._outputs: dict[str, Float32] = {}
-        self._said: dict[str, Float32] = {}
-        self.cache: dict[Any, np.ndarray] = {}  # of core/views/derived
+        self.kept = OfTable(kept)
 
     def __len__(self) -> int:
         return len(self.file_rows_N)
 
     # ---- models and voices
-    @property
+    @cached_property
     def members(self) -> tuple[str, ...]:
         """The M models behind the teacher that have this split, in the order of the recipe."""
         return tuple(name for name in self.models.teachers(self.task.name) if self.has(name))
 
-    @property
+    @cached_property
     def students(self) -> dict[str, dict[int, str]]:
         """Variant -> seed -> model."""
         found = self.models.students(self.task.name)
         kept = {variant: {seed: m for seed, m in seeds.items() if self.has(m)} for variant, seeds in found.items()}
         return {variant: seeds for variant, seeds in kept.items() if seeds}
 
-    @property
+    @cached_property
     def model_names(self) -> tuple[str, ...]:
         """Every model with outputs on this split: members, teachers, ensembles, soups, students."""
         kinds = ("member", "teacher", "ensemble", "soup", "student")
         names = (name for kind in kinds for name in self.models.of_kind(kind, self.task.name))
         return tuple(name for name in names if self.has(name))
 
-    @property
+    @cached_property
     def voices(self) -> tuple[str, ...]:
         """All that `log_probs` (for regression `values`) takes."""
         teacher = ("teacher",) if self.has_teacher else ()
@@ -188,22 +191,23 @@ class TaskTable:
 
         Raises `ValueError` for a missing file, ids without a row, other label names than the task's, and numbers that
         are not finite (with the id)."""
-        if model not in self._outputs:
-            self._outputs[model] = shared(read_outputs(self.run, model, self.task, split=self.split, ids=self.ids))
-        return self._outputs[model]
+        read = partial(read_outputs, self.run, model, self.task, split=self.split, ids=self.ids)
+        return cast(Float32, self.kept.once(("outputs", model), read))
 
     def log_probs(self, voice: str) -> Float32:
         """Log-probabilities (N, C), nats. Several models are averaged as probabilities, in the log domain: logits of
         1e3 underflow as probabilities and would give infinite divergences. Raises `NotDefined` for regression."""
         self._require_classes("probabilities")
-        if voice not in self._said:
+
+        def averaged() -> Float32:
             logits = [self.outputs(model) for model in self.models_of(voice)]
             mean_NC = np.empty(logits[0].shape, np.float32)
             for part in chunks(len(self)):
                 log_p_MCn = np.stack([log_probs_CN(logits_NC[part]) for logits_NC in logits])
                 mean_NC[part] = log_mean(log_p_MCn).T if len(logits) > 1 else log_p_MCn[0].T
-            self._said[voice] = shared(mean_NC)
-        return self._said[voice]
+            return mean_NC
+
+        return cast(Float32, self.kept.once(("log_probs", voice), averaged))
 
     def probs(self, voice: str) -> Float32:
         """Probabilities (N, C)."""
@@ -213,31 +217,29 @@ class TaskTable:
         """Regression: (N,), the mean over the voice's models. Raises `NotDefined` for tasks with classes."""
         if not self.is_regression:
             raise NotDefined(f"Task '{self.task.name}' has classes; only a regression has values.")
-        if voice not in self._said:
-            self._said[voice] = shared(np.mean([self.outputs(model) for model in self.models_of(voice)], axis=0))
-        return self._said[voice]
+
+        def averaged() -> Float32:
+            return np.mean([self.outputs(model) for model in self.models_of(voice)], axis=0)
+
+        return cast(Float32, self.kept.once(("values", voice), averaged))
 
     def answers(self, voice: str) -> npt.NDArray[np.int16]:
         """Index of the most probable class (N,); ties: the first. "gold" is a voice here, -1 where unknown."""
         self._require_classes("an answer")
         if voice == "gold":
             return self.gold_N.astype(np.int16)
-        key = ("answers", voice)
-        if key not in self.cache:
+
+        def chosen() -> npt.NDArray[np.int16]:
             models = self.models_of(voice)
             # The outputs themselves where they are one model's: rounding log-probabilities could make a tie.
             said_NC = self.outputs(models[0]) if len(models) == 1 else self.log_probs(voice)
-            self.cache[key] = shared(said_NC.argmax(axis=1).astype(np.int16))
-        return cast("npt.NDArray[np.int16]", self.cache[key])
+            return said_NC.argmax(axis=1).astype(np.int16)
+
+        return cast("npt.NDArray[np.int16]", self.kept.once(("answers", voice), chosen))
 
     def is_right(self, voice: str) -> npt.NDArray[np.bool_]:
         """(N,); False where gold is unknown, see `has_gold`."""
         return np.asarray(self.answers(voice) == self.gold_N)
-
-    @property
-    def has_gold(self) -> npt.NDArray[np.bool_]:
-        """(N,): is the gold known?"""
-        return np.isfinite(self.gold_N) if self.is_regression else np.asarray(self.gold_N >= 0)
 
     def known(self, which: Literal["truth", "humans"]) -> Float32:
         """(N, C) of the truth or the annotators, nan in rows where unknown. Raises `NotDefined` where nothing is."""
@@ -278,11 +280,15 @@ class TaskTable:
 
     def contains(self, text: str) -> npt.NDArray[np.bool_]:
         """(N,): does a text of the example hold `text`? Without regard to case; a scan of the mapped columns."""
-        found_N = np.zeros(len(self._examples), bool)
-        for name in ("text_a", "text_b", "candidates"):
-            if name in self._examples.column_names:
-                found_N |= text_hits(self._examples[name], text)
-        return found_N[self.file_rows_N]
+
+        def scanned() -> npt.NDArray[np.bool_]:
+            found_N = np.zeros(len(self._examples), bool)
+            for name in ("text_a", "text_b", "candidates"):
+                if name in self._examples.column_names:
+                    found_N |= text_hits(self._examples[name], text)
+            return found_N[self.file_rows_N]
+
+        return cast("npt.NDArray[np.bool_]", self.kept.once(("contains", text), scanned))
 
     # ---- reading
     def _ensemble(self) -> str | None:

@@ -17,6 +17,7 @@ from scipy import special
 from core.calibration import FloatArray, IntArray, wilson_interval
 from core.views import NotDefined
 from core.views.derived import column
+from core.views.kept import kept
 from core.views.reading import chunks
 from core.views.table import BASELINE, DEFAULT_STUDENT, TaskTable, require_members, require_three_classes
 
@@ -61,6 +62,7 @@ class WrongMass(NamedTuple):
     n_C: IntArray
 
 
+@kept
 def error_copying(
     table: TaskTable, rows: npt.ArrayLike | None = None, *, voices: tuple[str, ...] = (DEFAULT_STUDENT, BASELINE)
 ) -> Copying:
@@ -82,6 +84,7 @@ def error_copying(
     return Copying(shares, np.bincount(pair_n, minlength=c * c).reshape(c, c), copied_CC)
 
 
+@kept
 def runner_up_transfer(
     table: TaskTable, rows: npt.ArrayLike | None = None, *, voices: tuple[str, ...] = (DEFAULT_STUDENT, BASELINE)
 ) -> RunnerUp:
@@ -111,6 +114,7 @@ def runner_up_transfer(
     return RunnerUp(chosen, runner_up_n, teacher_n, of_voices, r)
 
 
+@kept
 def wrong_class_mass(table: TaskTable, voice: str = "teacher", rows: npt.ArrayLike | None = None) -> WrongMass:
     """Dark knowledge in one matrix: what the voice thinks each class could be mistaken for."""
     require_three_classes(table.task, "mass between wrong classes")
