@@ -82,7 +82,7 @@ def card(table: TaskTable, row: int, student: str) -> go.Figure:
     fig = distribution_card(
         labels_of(table.task, table.texts([row])[0]),
         members_MC=_probs(table, row, members),
-        teacher_C=table.probs("teacher")[row] if table.has_teacher else None,
+        teacher_C=_probs_of(table, row, "teacher") if table.has_teacher else None,
         student_SC=_probs(table, row, seeds.get(student, ())) if student != BASELINE else None,
         hard_SC=_probs(table, row, seeds[BASELINE]),
         gold_index=int(table.gold_N[row]) if table.gold_N[row] >= 0 else None,
@@ -106,7 +106,12 @@ def named(fig: go.Figure, student: str) -> go.Figure:
 
 
 def _probs(table: TaskTable, row: int, models: tuple[str, ...]) -> np.ndarray | None:
-    return np.stack([table.probs(name)[row] for name in models]) if models else None
+    return np.stack([_probs_of(table, row, name) for name in models]) if models else None
+
+
+def _probs_of(table: TaskTable, row: int, voice: str) -> np.ndarray:
+    """Of one row: `table.probs` would compute a million for it."""
+    return np.asarray(np.exp(table.log_probs(voice)[row]))
 
 
 def _known(values: np.ndarray | None, row: int) -> float | None:
@@ -208,8 +213,8 @@ def loss_box(table: TaskTable, row: int, student: str, terms: LossTerms) -> None
     labels = labels_of(table.task, table.texts([row])[0])
     shown = {
         "class": [("✓ " if i == table.gold_N[row] else "") + label for i, label in enumerate(labels)],
-        "teachers": table.probs("teacher")[row],
-        "student": table.probs(student)[row],
+        "teachers": _probs_of(table, row, "teacher"),
+        "student": _probs_of(table, row, student),
         "pull of gold": terms.pull_hard,
         "pull of teachers": terms.pull_soft,
         "sum": terms.pull_hard + terms.pull_soft,

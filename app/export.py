@@ -39,8 +39,8 @@ def selection_table(table: TaskTable, rows: IntArray, filter_: Filter) -> pa.Tab
         columns["gold"] = _labels(table.gold_N[rows], task.labels)
         for name, voice in voices:
             columns[name] = _labels(table.answers(voice)[rows], task.labels)
-            for i, label in enumerate(task.labels):
-                columns[f"{name}_p_{label}"] = pa.array(table.probs(voice)[rows, i])
+            probs_nC = np.exp(table.log_probs(voice)[rows])
+            columns |= {f"{name}_p_{label}": pa.array(probs_nC[:, i]) for i, label in enumerate(task.labels)}
     for name in available(table, student=student):
         if name in columns:
             continue

@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import streamlit as st
 
 from app import state
 from core.calibration import IntArray
-from core.store import Run
 from core.views import paging
 from core.views.counts import facets
 from core.views.derived import COHORT_IN_WORDS, COLUMNS, available, column
-from core.views.filters import KEYS, RANGED, Filter, apply, from_query, to_query
-from core.views.table import BASELINE, TaskTable, fingerprint
+from core.views.filters import KEYS, RANGED, Filter, apply, to_query
+from core.views.table import BASELINE, TaskTable
 
 FILE_ORDER = "file"
 FACETS = {
@@ -56,16 +55,9 @@ def order_query(query: Mapping[str, str]) -> dict[str, str]:
     return {key: query[key] for key in ("order", "desc") if key in query}
 
 
-def ordered_rows(run: Run, table: TaskTable, filter_: Filter, order: Order) -> IntArray:
-    """All rows of the filter in their order, for next and previous; kept, because a step must not sort a million."""
-    task = table.task.name
-    place = (str(run.path.resolve()), task, table.split, fingerprint(run, task))
-    return _ordered(table, place, tuple(to_query(filter_).items()), order)
-
-
-@st.cache_resource(max_entries=8, show_spinner=False)
-def _ordered(_table: TaskTable, place: tuple[str, ...], query: tuple[tuple[str, str], ...], order: Order) -> IntArray:
-    return in_order(_table, from_query(dict(query), _table.task), order)
+def ordered_rows(table: TaskTable, filter_: Filter, order: Order) -> IntArray:
+    """All rows of the filter in their order, kept with the table: a step to the next must not sort a million."""
+    return cast(IntArray, table.kept.once(("order", filter_, order), lambda: in_order(table, filter_, order)))
 
 
 def in_order(table: TaskTable, filter_: Filter, order: Order) -> IntArray:

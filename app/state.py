@@ -29,6 +29,7 @@ from core.store import Run
 from core.tasks import Task, did_you_mean
 from core.views import NotDefined
 from core.views.catalogue import RunSummary, find_runs, open_run, tasks_of_run
+from core.views.kept import Kept
 from core.views.results import read_results
 from core.views.table import TaskTable, fingerprint, load_table, splits_of
 
@@ -109,7 +110,8 @@ def current_split(run: Run, task: Task) -> str:
     """The split of the URL's `split`, else the one that the run reports. Stops the page where the task has no
     examples yet."""
     try:
-        splits = list(splits_of(run, task.name))
+        file = run.examples_path(task.name)
+        splits = list(_splits(str(run.path.resolve()), task.name, file.stat().st_mtime_ns if file.exists() else 0))
     except (ValueError, OSError) as error:
         said = show.taken_apart(str(error))
         show.empty("No examples yet", said.words, said.command, icon=":material/hourglass_empty:")
@@ -122,6 +124,12 @@ def current_split(run: Run, task: Task) -> str:
     if "split" not in st.query_params and st.session_state.get("state-split") not in splits:
         st.session_state.pop("state-split", None)
     return _chosen_in_header("split", "Split", splits, default=default)
+
+
+@st.cache_data(max_entries=100, show_spinner=False)
+def _splits(path: str, task: str, mark: int) -> tuple[str, ...]:
+    """Counting a million rows is a twentieth of a second, in each rerun of each page."""
+    return tuple(splits_of(Run(path), task))
 
 
 def reported_split(run: Run) -> str:
@@ -141,10 +149,15 @@ def current_table(run: Run, task: Task, split: str) -> TaskTable:
     return _table(str(run.path.resolve()), task.name, split, fingerprint(run, task.name))
 
 
-# One table holds its logits once they are read: 12 MB a model for a million rows of three classes. Few are kept.
-@st.cache_resource(max_entries=6, show_spinner="Reading examples and predictions")
+# A table alone is 40 MB for a million rows; what is computed from all of them shares one number of bytes.
+@st.cache_resource(max_entries=12, show_spinner="Reading examples and predictions")
 def _table(path: str, task: str, split: str, mark: str) -> TaskTable:
-    return load_table(Run(path), task, split)
+    return load_table(Run(path), task, split, _kept())
+
+
+@st.cache_resource(show_spinner=False)
+def _kept() -> Kept:
+    return Kept()
 
 
 # ---- errors --------------------------------------------------------------------------------------------------------

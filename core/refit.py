@@ -35,6 +35,7 @@ from core.store import Run
 from core.tasks import Task
 from core.views import NotDefined
 from core.views.paging import sample_rows
+from core.views.reading import chunks
 from core.views.table import TaskTable, load_table, splits_of
 
 Loss = Literal["soft_ce", "kl"]
@@ -126,7 +127,9 @@ def refit(
         fit_nH, gold_N[chosen], teacher_NC, alpha=alpha, temperature=temperature, loss=loss, n_classes=task.n_outputs
     )
     seconds = time.perf_counter() - started
-    logits_NC = apply_head(head, features_NH[table.file_rows_N])
+    # In parts: a million rows of 768 features are 6 GB in float64.
+    parts = [apply_head(head, features_NH[table.file_rows_N[part]]) for part in chunks(len(table))]
+    logits_NC = np.concatenate(parts)
     scores = evaluate(task, outputs=logits_NC, resamples=resamples, **known_of(table))
     return Refit(scores, logits_NC.argmax(axis=1), head, fitted.split, len(chosen), int((gold_N >= 0).sum()), seconds)
 
@@ -139,10 +142,10 @@ def require_linear_head(task: Task) -> None:
         )
 
 
-def known_of(table: TaskTable) -> dict[str, Any]:
-    """The arguments of `core.metrics.evaluate` for what this table knows beside the models."""
+def known_of(table: TaskTable, rows: IntArray | slice = slice(None)) -> dict[str, Any]:
+    """The arguments of `core.metrics.evaluate` for what this table knows of `rows` (all) beside the models."""
     known = {"gold_index": table.gold_N, "true_probs": table.truth_NC, "human_probs": table.humans_NC}
-    return {name: values for name, values in known.items() if values is not None}
+    return {name: values[rows] for name, values in known.items() if values is not None}
 
 
 def fit_head(

@@ -16,9 +16,9 @@ import streamlit as st
 
 from app import links, show
 from app.state import choice, current_run, current_split, current_table, current_task, guarded
-from core.calibration import FloatArray, nll_N
+from core.calibration import FloatArray, IntArray, nll_N
 from core.combining import FITTED, MAX_SUBSETS, MIN_ROWS, apply_recipe, fit_recipe
-from core.ensemble import STRATEGIES, disagreement_N, jensen_gap_N, q_statistic
+from core.ensemble import STRATEGIES, q_statistic
 from core.metrics import Score, evaluate
 from core.plots import ensembles as plots
 from core.plots.matrices import agreement_matrix
@@ -28,12 +28,15 @@ from core.refit import known_of
 from core.store import read_json
 from core.views import NotDefined
 from core.views.counts import confusion
+from core.views.derived import column
 from core.views.distances import mean_interval
 from core.views.ensembles import agreement, closest_member, leave_one_out, uncertainty
 from core.views.filters import Filter
+from core.views.paging import sample
 from core.views.table import BASELINE, DEFAULT_STUDENT, TaskTable, fingerprint, require_members
 from core.views.transfer import share_of
 
+SCORED_ROWS = 100_000  # every subset and strategy is scored on so many: a score of 80 is then known to 0.13 points
 VIEWS = {
     "agree": "Who agrees", "doubt": "Where doubt comes from", "size": "Size and strategy",
     "follow": "Whom the student follows",
@@ -79,10 +82,9 @@ def diversity(table: TaskTable) -> None:
     if len(members) < 2:
         st.caption("One teacher or none: there is no diversity to measure.")
         return
-    logits_MNC = [table.outputs(name) for name in members]
-    gap = mean_interval(jensen_gap_N(logits_MNC))
-    apart = mean_interval(disagreement_N(logits_MNC))
-    q = q_statistic(logits_MNC, table.gold_N)
+    gap = mean_interval(column(table, "mutual_information"))
+    apart = mean_interval(column(table, "disagreement"))
+    q = table.kept.once("q", lambda: q_statistic([table.outputs(name) for name in members], table.gold_N))
     first, second, third = st.columns(3)
     first.metric(
         "Jensen gap", f"{gap.value:.3f} nats", help="Entropy of the mean less the mean of the entropies: 0 when all "
@@ -187,11 +189,17 @@ def size_and_strategy(table: TaskTable) -> None:
     compare_strategies(table, found[pool], mark)
 
 
+def scored_rows(table: TaskTable) -> IntArray:
+    """All, or of very many rows a sample that is always the same."""
+    return sample(table, np.arange(len(table)), SCORED_ROWS)
+
+
 @st.cache_data(max_entries=30, show_spinner="Scoring every subset of members")
 def subset_scores(_table: TaskTable, models: tuple[str, ...], mark: Any) -> list[tuple[int, str, dict[str, float]]]:
     """(size, names, scores) of the mean of every subset, as `core.combining.size_curve` averages them; of a size with
     more than MAX_SUBSETS only the first members."""
-    logits, known, found = [_table.outputs(name) for name in models], known_of(_table), []
+    rows = scored_rows(_table)
+    logits, known, found = [_table.outputs(name)[rows] for name in models], known_of(_table, rows), []
     for k in range(1, len(models) + 1):
         first = combinations(range(len(models)), k) if comb(len(models), k) <= MAX_SUBSETS else [tuple(range(k))]
         for chosen in first:
@@ -205,8 +213,9 @@ def sizes(table: TaskTable, models: tuple[str, ...], metric: str, mark: Any) -> 
     rows = [
         (k, names, 100 * scores[metric]) for k, names, scores in subset_scores(table, models, mark) if metric in scores
     ]
+    chosen = scored_rows(table)
     of_seeds = [
-        evaluate(table.task, outputs=table.outputs(name), resamples=1, **known_of(table))[metric].value
+        evaluate(table.task, outputs=table.outputs(name)[chosen], resamples=1, **known_of(table, chosen))[metric].value
         for name in table.students.get(DEFAULT_STUDENT, {}).values()
     ]
     student = 100 * float(np.mean(of_seeds)) if of_seeds else None
@@ -226,20 +235,23 @@ def strategy_scores(
 ) -> tuple[dict[str, dict[str, Score]], dict[str, tuple[FloatArray, FloatArray]], dict[str, str]]:
     """Strategy -> scores with intervals; -> per example right (n,) and NLL (n,), for paired differences; and notes."""
     names = [_table.task.labels] * len(models)
-    shown, known_N = [_table.outputs(name) for name in models], _table.has_gold
+    rows = scored_rows(_table)
+    shown, known_N, gold_N = [_table.outputs(name)[rows] for name in models], _table.has_gold[rows], _table.gold_N[rows]
     scores, each, notes = {}, {}, {}
     for strategy in (*STRATEGIES, *FITTED):
         if strategy in FITTED and _fit is None:
             continue
         source = _table if _fit is None or strategy not in FITTED else _fit
+        fit_rows = scored_rows(source)
         recipe = fit_recipe(
-            strategy, [source.outputs(name) for name in models], source.gold_N, label_names_per_member=names,
-            split=source.split, reported_split=_table.split, exchangeable=_table.task.kind == "ranking",
+            strategy, [source.outputs(name)[fit_rows] for name in models], source.gold_N[fit_rows],
+            label_names_per_member=names, split=source.split, reported_split=_table.split,
+            exchangeable=_table.task.kind == "ranking",
         )  # fmt: skip
         made_NC = apply_recipe(recipe, shown, label_names_per_member=names)
-        scores[strategy] = evaluate(_table.task, outputs=made_NC, resamples=400, **known_of(_table))
-        right_n = (made_NC.argmax(axis=1) == _table.gold_N)[known_N].astype(np.float64)
-        each[strategy] = right_n, nll_N(made_NC[known_N], _table.gold_N[known_N])
+        scores[strategy] = evaluate(_table.task, outputs=made_NC, resamples=400, **known_of(_table, rows))
+        right_n = (made_NC.argmax(axis=1) == gold_N)[known_N].astype(np.float64)
+        each[strategy] = right_n, nll_N(made_NC[known_N], gold_N[known_N])
         if recipe.note:
             notes[strategy] = recipe.note
     return scores, each, notes
@@ -280,6 +292,8 @@ def compare_strategies(table: TaskTable, models: tuple[str, ...], mark: Any) -> 
         column_config={label: st.column_config.NumberColumn(label, format="%.1f") for label in columns.values()},
     )  # fmt: skip
     why = "" if fit is not None else " Fitted strategies need a labelled split that is neither shown nor trained on."
+    few = f" Sizes and strategies are scored on {SCORED_ROWS:,} of the {len(table):,} examples, always the same."
+    why += few if len(table) > SCORED_ROWS else ""
     st.caption(
         f"Scored on {table.split}, 95 % bootstrap intervals over examples; higher scores, lower NLL, KL and ECE are "
         f"better. Geometric mean and mean of logits are one distribution.{why}"

@@ -117,7 +117,7 @@ with state.guarded("This example cannot be shown"):
     filter_ = links.filter_of(dict(st.query_params.items()), task, split)
     table = state.current_table(run, task, split)
     student = filter_.student_is
-    rows = ordered_rows(run, table, filter_, order_of(st.query_params, table, student))
+    rows = ordered_rows(table, filter_, order_of(st.query_params, table, student))
     asked = st.query_params.get("ex")
     if asked is None and not len(rows):
         show.empty("No example passes this filter", f"The filter is: {in_words(filter_)}.")

@@ -32,7 +32,7 @@ from core.views import NotDefined
 from core.views.derived import column
 from core.views.distances import mean_interval
 from core.views.filters import Filter
-from core.views.gradients import ALPHAS, TEMPERATURES, Norms, gradient_norms, loss_grid, what_if
+from core.views.gradients import ALPHAS, TEMPERATURES, Grid, Norms, gradient_norms, loss_grid, what_if
 from core.views.paging import SAMPLE_ROWS, sample
 from core.views.roles import role_of
 from core.views.table import DEFAULT_STUDENT, TaskTable, fingerprint
@@ -59,9 +59,12 @@ MAP_HELP = (
 
 
 def gradients_of(table: TaskTable, student: str, alpha: float, temperature: float) -> Norms:
-    return gradient_norms(
-        table, sample(table, np.arange(len(table))), alpha=alpha, temperature=temperature, student=student
-    )
+    def computed() -> Norms:
+        rows = sample(table, np.arange(len(table)))
+        return gradient_norms(table, rows, alpha=alpha, temperature=temperature, student=student)
+
+    found: Norms = table.kept.once(("norms", student, alpha, temperature), computed)
+    return found
 
 
 # ---- one example ---------------------------------------------------------------------------------------------------
@@ -138,7 +141,9 @@ def data_set(table: TaskTable, student: str) -> None:
         "Map", list(MAPS), key="map", default="entropy", kind="segmented", words=lambda name: MAPS[name][0],
         help=MAP_HELP,
     )  # fmt: skip
-    found = what_if(table, sample(table, np.arange(len(table))), student=student)
+    found: Grid = table.kept.once(
+        ("what-if", student), lambda: what_if(table, sample(table, np.arange(len(table))), student=student)
+    )
     a, k = (int(np.abs(v - p).argmin()) for v, p in ((found.alphas, PAPER_ALPHA), (found.temperatures, 1.0)))
     values_AK = {
         "entropy": found.target_entropy,
