@@ -1,0 +1,114 @@
+"""Many people at once: concurrent sessions on one run for some minutes, and whether anything breaks or grows.
+
+    python -m benchmarks.soak /tmp/m/million [--sessions 20] [--minutes 10]
+
+Each session is a real one of Streamlit's protocol (benchmarks/sessions), not a browser: browsers for twenty would take
+the machine that the server is measured on. It opens pages and takes steps on them in an order of its own, and rests two
+to six seconds after each, as a reader would at the least. Everything stays on this machine. Reported: errors, reruns,
+median and 95th percentile of the server's time, and the server's memory and open files every few seconds; memory is
+called flat when the last third's largest share (PSS) is within a tenth of the middle third's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import threading
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import psutil
+
+from benchmarks.pages import OPENED, STEPS, pss
+from benchmarks.serving import started
+from benchmarks.sessions import Session
+
+REST_SECONDS = (2.0, 6.0)
+LOOK_SECONDS = 5.0
+
+
+class Told(NamedTuple):
+    """What all sessions together saw: (what, seconds) of each rerun, errors, and (second, MB, open files) looks."""
+
+    reruns: list[tuple[str, float]]
+    errors: list[str]
+    looks: list[tuple[float, float, int]]
+
+
+def visit(address: str, run: str, number: int, end: float, told: Told) -> None:
+    """One session until `end`."""
+    dice, place = random.Random(number), {"run": run, "split": "test"}
+    try:
+        with Session(address) as tab:
+            while time.monotonic() < end:
+                page, what, query = dice.choice(OPENED)
+                _heard(told, f"{page or 'overview'}, {what}", tab.open(page, **place, **query))
+                time.sleep(dice.uniform(*REST_SECONDS))
+                page, what, query, step = dice.choice(STEPS)
+                _heard(told, f"{page}, opened", tab.open(page, **place, **query))
+                for i in range(dice.randint(1, 4)):
+                    time.sleep(dice.uniform(*REST_SECONDS))
+                    if time.monotonic() < end:
+                        _heard(told, f"{page}, {what}", step(tab, i))
+    except Exception as error:  # a session that ends early is what this looks for
+        told.errors.append(f"session {number}: {type(error).__name__}: {error}")
+
+
+def _heard(told: Told, what: str, reply: object) -> None:
+    told.reruns.append((what, reply.seconds))  # type: ignore[attr-defined]
+    told.errors.extend(f"{what}: {error}" for error in reply.errors)  # type: ignore[attr-defined]
+    if "cannot be shown" in reply.words:  # type: ignore[attr-defined]
+        told.errors.append(f"{what}: {reply.words[:300]}")  # type: ignore[attr-defined]
+
+
+def soak(run: Path, *, sessions: int, minutes: float) -> Told:
+    told = Told([], [], [])
+    with started(run.resolve().parent) as (address, pid):
+        begun = time.monotonic()
+        end = begun + 60 * minutes
+        threads = [
+            threading.Thread(target=visit, args=(address, run.name, i, end, told), daemon=True) for i in range(sessions)
+        ]
+        for thread in threads:
+            thread.start()
+            time.sleep(0.5)
+        while time.monotonic() < end:
+            told.looks.append((time.monotonic() - begun, pss(pid), psutil.Process(pid).num_fds()))
+            time.sleep(LOOK_SECONDS)
+        for thread in threads:
+            thread.join(120)
+        told.errors.extend("a session did not end" for thread in threads if thread.is_alive())
+    return told
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--sessions", type=int, default=20)
+    parser.add_argument("--minutes", type=float, default=10.0)
+    given = parser.parse_args()
+    told = soak(given.run, sessions=given.sessions, minutes=given.minutes)
+    seconds = np.array([s for _, s in told.reruns])
+    print(f"{given.sessions} sessions, {given.minutes:g} minutes: {len(seconds)} reruns, {len(told.errors)} errors")
+    print(
+        f"server time: median {np.median(seconds):.2f} s, 95 % under {np.percentile(seconds, 95):.2f} s, most {seconds.max():.2f} s"
+    )
+    for what in sorted({what for what, _ in told.reruns}):
+        of = [s for one, s in told.reruns if one == what]
+        print(f"    {what:42s}{len(of):5d}  median {np.median(of):6.2f}  most {max(of):6.2f}")
+    thirds = [[mb for _, mb, _ in part] for part in np.array_split(np.array(told.looks), 3)]
+    middle, last = max(thirds[1]), max(thirds[2])
+    flat = "flat" if last <= 1.1 * middle else "NOT flat"
+    print(
+        f"memory: most {max(mb for _, mb, _ in told.looks):,.0f} MB; thirds {[round(max(t)) for t in thirds]} MB, {flat}"
+    )
+    print(f"open files: {told.looks[0][2]} at first, {told.looks[-1][2]} at last")
+    for error in told.errors[:20]:
+        print(error)
+    raise SystemExit(1 if told.errors or flat != "flat" else 0)
+
+
+if __name__ == "__main__":
+    main()
