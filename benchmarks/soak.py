@@ -92,18 +92,14 @@ def main() -> None:
     told = soak(given.run, sessions=given.sessions, minutes=given.minutes)
     seconds = np.array([s for _, s in told.reruns])
     print(f"{given.sessions} sessions, {given.minutes:g} minutes: {len(seconds)} reruns, {len(told.errors)} errors")
-    print(
-        f"server time: median {np.median(seconds):.2f} s, 95 % under {np.percentile(seconds, 95):.2f} s, most {seconds.max():.2f} s"
-    )
+    middle, p95 = np.percentile(seconds, [50, 95])
+    print(f"server time: median {middle:.2f} s, 95 % under {p95:.2f} s, most {seconds.max():.2f} s")
     for what in sorted({what for what, _ in told.reruns}):
         of = [s for one, s in told.reruns if one == what]
         print(f"    {what:42s}{len(of):5d}  median {np.median(of):6.2f}  most {max(of):6.2f}")
-    thirds = [[mb for _, mb, _ in part] for part in np.array_split(np.array(told.looks), 3)]
-    middle, last = max(thirds[1]), max(thirds[2])
-    flat = "flat" if last <= 1.1 * middle else "NOT flat"
-    print(
-        f"memory: most {max(mb for _, mb, _ in told.looks):,.0f} MB; thirds {[round(max(t)) for t in thirds]} MB, {flat}"
-    )
+    thirds = [max(part) for part in np.array_split([mb for _, mb, _ in told.looks], 3)]
+    flat = "flat" if thirds[2] <= 1.1 * thirds[1] else "NOT flat"
+    print(f"memory: most of each third {', '.join(f'{mb:,.0f}' for mb in thirds)} MB, {flat}")
     print(f"open files: {told.looks[0][2]} at first, {told.looks[-1][2]} at last")
     for error in told.errors[:20]:
         print(error)
