@@ -16,7 +16,7 @@ from app import show
 from core.calibration import IntArray
 from core.config import Teaching, validated
 from core.plots.cards import distribution_card, value_card
-from core.plots.style import ROLES, escaped
+from core.plots.style import ROLES, escaped, signed
 from core.store import Run
 from core.tasks import Task
 from core.views import NotDefined
@@ -154,6 +154,30 @@ def text_box(table: TaskTable, row: int, student: str) -> None:
                 st.caption(f"Cohort **{name}**: {COHORT_IN_WORDS[name]}.")
 
 
+def story(table: TaskTable, row: int, student: str) -> str:
+    """What distillation did here, in Markdown: what the student says without it, what the teachers say, what it says
+    with it; empty where one of the three is not there."""
+    if not {"teacher", student, BASELINE} <= set(table.voices) or student == BASELINE:
+        return ""
+    voices = (BASELINE, "teacher", student)
+    if table.is_regression:
+        plain, teacher, taught = (float(table.values(voice)[row]) for voice in voices)
+        return (
+            f"Without distillation the student says **{plain:.2f}**, the teachers **{teacher:.2f}**, and with it the "
+            f"student **{taught:.2f}**."
+        )
+    labels, probs = labels_of(table.task, table.texts([row])[0]), [table.probs(voice)[row] for voice in voices]
+    plain, teacher, taught = (f"**{show.literal(_short(labels[int(p.argmax())]))}**" for p in probs)
+    same = taught == plain
+    words = f"Without distillation the student says {plain}, the teachers say {teacher}, and with it the student "
+    words += f"{'still ' if same else ''}says {taught}."
+    gold = int(table.gold_N[row])
+    if gold >= 0:
+        before, aim, after = (float(p[gold]) for p in probs)
+        words += f" Its probability of gold goes from **{before:.2f}** to **{after:.2f}**; the teachers' is {aim:.2f}."
+    return words
+
+
 def _short(text: str) -> str:
     return text if len(text) <= 32 else text[:31].rstrip() + "…"
 
@@ -204,12 +228,10 @@ def loss_box(table: TaskTable, row: int, student: str, terms: LossTerms) -> None
     other = "" if loss in ("soft_ce", "kl") else f" It was trained with another loss, {loss}."
     st.caption(f"At the run's alpha = {alpha:g} and temperature = {t:g}, for the mean of the student's seeds.{other}")
     with st.grid(3, min_column_width=120, gap="small"):
-        st.metric("Gold label", f"{hard:.3f}", border=True, help="(1 - alpha) times the cross-entropy, nats")
-        st.metric("Teachers", f"{soft:.3f}", border=True, help="alpha T² KL(teachers, student), nats")
-        together = "no value" if np.isnan(terms.cosine) else f"{terms.cosine:+.2f}"
-        st.metric(
-            "Cosine", together, border=True, help="of the two gradients; -1: they pull against each other, 1: together"
-        )
+        st.metric("Loss of gold (nats)", f"{hard:.3f}", border=True, help="(1 − alpha) times the cross-entropy")
+        st.metric("Loss of teachers (nats)", f"{soft:.3f}", border=True, help="alpha T² KL(teachers, student)")
+        together = signed(terms.cosine, 2)
+        st.metric("Cosine of their pulls", together, border=True, help="−1: they pull against each other, +1: together")
     labels = labels_of(table.task, table.texts([row])[0])
     shown = {
         "class": [("✓ " if i == table.gold_N[row] else "") + label for i, label in enumerate(labels)],

@@ -52,10 +52,17 @@ def filter_of(query: Mapping[str, str], task: Task, split: str) -> Filter:
 
 # ---- elements ------------------------------------------------------------------------------------------------------
 def explore_link(
-    label: str, run: Run, task: Task | str, filter_: Filter, *, icon: str = ":material/filter_alt:", **view: str
+    label: str,
+    run: Run,
+    task: Task | str,
+    filter_: Filter,
+    *,
+    icon: str = ":material/filter_alt:",
+    help: str | None = None,
+    **view: str,
 ) -> None:
     """A link to the examples of a filter. `label` is Markdown: give data through `show.literal`."""
-    st.page_link(EXPLORE, label=label, icon=icon, query_params=explore_query(run, task, filter_, **view))
+    st.page_link(EXPLORE, label=label, icon=icon, help=help, query_params=explore_query(run, task, filter_, **view))
 
 
 def example_link(

@@ -241,6 +241,11 @@ def finish() -> None:
         pending.clear()
 
 
+def place() -> dict[str, str]:
+    """Run, task and split as far as the URL or the session says them: what a link to another page keeps."""
+    return {key: wanted for key in ("run", "task", "split") if (wanted := _wanted(key)) is not None}
+
+
 def stop() -> NoReturn:
     """`st.stop`, with a complete URL: after it nothing can be written any more."""
     finish()
@@ -291,6 +296,11 @@ def _chosen_in_header(key: str, label: str, options: list[str], *, default: str)
     return wanted
 
 
+# What a page shows of any task; all else in an URL is of one task: a filter's labels, an example, a column. Students
+# are those of a run.
+OF_ANY_TASK = ("run", "student", "view", "metric", "over", "map", "rows", "mouse", "desc")
+
+
 def _header_changed(key: str) -> None:
     """What depends on the old choice leaves the URL: a filter's labels are of one task, an example is of one split."""
     value = st.session_state[f"header-{key}"]
@@ -299,10 +309,10 @@ def _header_changed(key: str) -> None:
     query = dict(st.query_params.items())
     if key == "split":
         kept = {name: text for name, text in query.items() if name not in ("ex", "pin", "page", "id")}
-    elif key == "task":
-        kept = {name: text for name, text in query.items() if name == "run"}
     else:
-        kept = {}
+        kept = {name: text for name, text in query.items() if name in OF_ANY_TASK}
+    if key == "run":
+        kept.pop("student", None)
         # Looked up in the other run, which may not have it.
         st.session_state["state-task"] = query.get("task")
     rewrite_query(kept | {key: value})

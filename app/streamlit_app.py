@@ -5,6 +5,7 @@ It draws the title's row and hands over to the page. Only try_it imports torch, 
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 
@@ -14,8 +15,10 @@ import streamlit as st
 if (root := str(Path(__file__).resolve().parents[1])) not in sys.path:
     sys.path.insert(0, root)
 
-from app import state
+from app import show, state
 
+LOG = logging.getLogger("darkroom")
+FAULT = "This page met an error of its own"
 # File, title, icon, question. The order is that of looking: what is there, which examples, why.
 PAGES = [
     ("overview", "Overview", "monitoring", "Which runs are there, how far are they, and does the student learn?"),
@@ -37,7 +40,20 @@ pages = [
     for name, title, icon, question in PAGES
     if (file := HERE / "app_pages" / f"{name}.py").exists()
 ]
-page = st.navigation(pages, position="top")
+# Streamlit's own row of pages drops the parameters, and writing them back is a second step of the browser's history:
+# Back would have to be pressed twice. These links open a page with the run, the task and the split.
+page = st.navigation(pages, position="hidden")
+row = st.empty()
+
+
+def navigation(place: dict[str, str]) -> None:
+    with row.container(horizontal=True, gap="xxsmall"):
+        for target in pages:
+            query = {key: text for key, text in place.items() if key == "run" or target.title != "Runs"}
+            st.page_link(target, query_params=query or None)
+
+
+navigation(place := state.place())
 question = next(question for _, title, _, question in PAGES if title == page.title)
 header = st.container(horizontal=True, vertical_alignment="bottom")
 with header.container(width="stretch", gap=None):
@@ -47,5 +63,12 @@ with header.container(width="stretch", gap=None):
 state.begin(header.container(horizontal=True, width=190 if page.title == "Runs" else 560, gap="small"))
 try:
     page.run()
+except Exception:
+    # A mistake of Darkroom's own, or a file that vanished under the page. Streamlit's own message speaks of its cloud.
+    LOG.exception("page %s of %s", page.title, dict(st.query_params.items()))
+    show.empty(FAULT, "What happened stands in the terminal in which it was started. Reload the page, or choose "
+               "another run or task above.", icon=":material/bug_report:")  # fmt: skip
 finally:
     state.finish()
+    if state.place() != place:  # looked up by the page: the first visit
+        navigation(state.place())

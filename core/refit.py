@@ -22,7 +22,7 @@ Shapes: N examples, n of them fitted on, H hidden, C classes.
 from __future__ import annotations
 
 import time
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +36,7 @@ from core.tasks import Task
 from core.views import NotDefined
 from core.views.paging import sample_rows
 from core.views.reading import chunks
+from core.views.strategies import known_of
 from core.views.table import TaskTable, load_table, splits_of
 
 Loss = Literal["soft_ce", "kl"]
@@ -140,12 +141,6 @@ def require_linear_head(task: Task) -> None:
         raise NotDefined(
             f"Task '{task.name}' is a {task.kind}, whose head is another one; this refits heads with an output a class."
         )
-
-
-def known_of(table: TaskTable, rows: IntArray | slice = slice(None)) -> dict[str, Any]:
-    """The arguments of `core.metrics.evaluate` for what this table knows of `rows` (all) beside the models."""
-    known = {"gold_index": table.gold_N, "true_probs": table.truth_NC, "human_probs": table.humans_NC}
-    return {name: values[rows] for name, values in known.items() if values is not None}
 
 
 def fit_head(

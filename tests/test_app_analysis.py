@@ -1,7 +1,5 @@
-"""The four pages of analysis, every view of each: on a run that was trained and on toys that lack one thing or another.
-
-Runs are opened through the app's entry, as a browser does. A page may say that something is not defined; it may never
-end in an error, and what comes from data may never be Markdown.
+"""The four pages of analysis: their numbers are those of core/views, their clicks become links, and what comes from
+data is never Markdown. That every view opens on every kind of run is in test_app_matrix.
 """
 
 from __future__ import annotations
@@ -9,86 +7,33 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-
-pytest.importorskip("streamlit")
-pytest.importorskip("plotly")
-
 import test_views_toy
-from conftest import Finished
+from looking import BROKEN, VIEWS, charts, links, look, numbers, opened, queries, raw, select, words
 from streamlit.testing.v1 import AppTest
 from test_refit import write_features
 from test_views_results import with_dynamics
 from test_views_toy import Toy, table_of, write_metrics, write_toy
 
 from core.combining import size_curve
-from core.refit import known_of
 from core.tasks import Task
 from core.views.cohorts import ledger
 from core.views.gradients import what_if
+from core.views.strategies import known_of
 
-ENTRY = Path(__file__).resolve().parents[1] / "app" / "streamlit_app.py"
-VIEWS = {
-    "loss_lab": ("one", "all", "refit"),
-    "ensemble": ("agree", "doubt", "size", "follow"),
-    "dark_knowledge": ("controls", "runner", "wrong", "parts", "ledger", "truth"),
-    "calibration": ("reliability", "entropy", "copies", "map", "strip"),
-}
+ANALYSIS = ("loss_lab", "ensemble", "dark_knowledge", "calibration")
 CONTROLS = ("hard", "kd", "dkpp", "cwtm")
-NOT_DEFINED, BROKEN = "Not defined here", "This cannot be shown"
 
 
-def opened(run: Path, monkeypatch: pytest.MonkeyPatch) -> AppTest:
-    monkeypatch.setenv("DARKROOM_RUNS", str(run.parent))
-    app = AppTest.from_file(str(ENTRY), default_timeout=30)
-    app.run()
+def turn_to(app: AppTest, page: str, run: Path, **query: str) -> AppTest:
+    """Another page or view of the run; it may say why it shows nothing, not that it is broken."""
+    look(app, page, run=run.name, **query)
+    assert not any(text in words(app) for text in BROKEN), f"{page} {query}: {words(app)}"
     return app
-
-
-def look(app: AppTest, page: str, run: Path, **query: str) -> AppTest:
-    app.query_params.clear()
-    for name, value in {"run": run.name, **query}.items():
-        app.query_params[name] = value
-    app.switch_page(f"app_pages/{page}.py")
-    app.run()
-    where = f"{page} {query}"
-    assert not app.exception, f"{where}: {[(e.value, e.stack_trace) for e in app.exception]}"
-    assert not any(BROKEN in text for text in words(app)), f"{where}: {words(app)}"
-    return app
-
-
-def words(app: AppTest) -> list[str]:
-    """All that is read as Markdown, with the escapes taken out."""
-    found = [element.value for kind in (app.markdown, app.caption, app.subheader) for element in kind]
-    return [re.sub(r"\\(.)", r"\1", str(text)) for text in found]
-
-
-def is_said(app: AppTest) -> bool:
-    """Does the page say why there is nothing to draw?"""
-    return any(title in text for text in words(app) for title in (NOT_DEFINED, "Nothing to fit", "No scores to"))
-
-
-def charts(app: AppTest) -> list[dict[str, Any]]:
-    return [json.loads(element.proto.spec) for element in app.get("plotly_chart")]
-
-
-def numbers(values: Any) -> np.ndarray:
-    """Plotly sends typed arrays as base64."""
-    if not isinstance(values, dict):
-        return np.asarray(values, float)
-    import base64
-
-    kind = {"f4": "<f4", "f8": "<f8", "i4": "<i4", "i2": "<i2", "i1": "<i1", "u1": "<u1"}[values["dtype"]]
-    return np.frombuffer(base64.b64decode(values["bdata"]), kind).astype(float)
-
-
-def links(app: AppTest) -> list[str]:
-    return [element.proto.query_string for element in app.get("page_link")]
 
 
 def with_scores(toy: Toy, variants: tuple[str, ...], seeds: int = 2) -> Toy:
@@ -116,75 +61,18 @@ def toy(tmp_path: Path) -> Toy:
     return made
 
 
-# ---- every view ----------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("page", VIEWS)
-@pytest.mark.parametrize("task", ["nli", "paraphrase", "relevance", "acceptability"])
-def test_a_trained_run(smoke: Finished, page: str, task: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three classes, two, a ranking, and a task without a teacher."""
-    app, n_drawn = opened(smoke.run.path, monkeypatch), 0
-    for view in VIEWS[page]:
-        look(app, page, smoke.run.path, task=task, view=view)
-        n_drawn += len(app.get("plotly_chart"))
-        assert app.get("plotly_chart") or is_said(app), (view, words(app))
-    assert n_drawn or task == "acceptability"
-
-
-@pytest.mark.parametrize("page", VIEWS)
-def test_a_run_with_everything_draws_in_every_view(toy: Toy, page: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    app = opened(toy.run.path, monkeypatch)
-    for view in VIEWS[page]:
-        look(app, page, toy.run.path, task="tri", view=view)
-        assert app.get("plotly_chart"), (view, words(app))
-        assert not any(NOT_DEFINED in text for text in words(app)), (view, words(app))
-        for element in app.get("plotly_chart"):
-            assert element.proto.alt
-
-
-@pytest.mark.parametrize("page", VIEWS)
-@pytest.mark.parametrize(
-    "lacking",
-    [{"members": 1}, {"members": 0, "ensemble": False}, {"known": False, "seeds": 1}, {"gold": False},
-     {"variants": ("kd",)}, {"variants": ()}],
-    ids=str,
-)  # fmt: skip
-def test_what_a_run_lacks_is_said(
-    page: str, lacking: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = write_toy(tmp_path / "toy", **lacking).run.path
-    app = opened(run, monkeypatch)
-    for view in VIEWS[page]:
-        look(app, page, run, task="tri", view=view)
-        assert app.get("plotly_chart") or is_said(app), (view, words(app))
-
-
-@pytest.mark.parametrize("page", VIEWS)
-@pytest.mark.parametrize("split", ["train", "selection"])
-def test_other_splits(toy: Toy, page: str, split: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    app = opened(toy.run.path, monkeypatch)
-    for view in VIEWS[page]:
-        look(app, page, toy.run.path, task="tri", split=split, view=view)
-
-
-@pytest.mark.parametrize("view", ["runner", "wrong", "parts"])
-def test_two_classes_have_no_dark_knowledge(toy: Toy, view: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    app = look(opened(toy.run.path, monkeypatch), "dark_knowledge", toy.run.path, task="two", view=view)
-    assert not app.get("plotly_chart")
-    assert any("one wrong class" in text for text in words(app))
-
-
 def test_labels_and_texts_are_never_markup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     labels = ("<b>yes</b>", ":red[maybe]", "$no$ **not** [x](http://x)")
     hostile = Task(name="tri", labels=labels, text_b="text_b", has_teacher=True)
     monkeypatch.setitem(test_views_toy.TASKS, "tri", hostile)
     monkeypatch.setattr(test_views_toy, "TRI", hostile)
     run = write_toy(tmp_path / "toy").run.path
-    app, n_seen = opened(run, monkeypatch), 0
-    for page, views in VIEWS.items():
-        for view in views:
-            look(app, page, run, task="tri", view=view)
+    app, n_seen = opened(run.parent, monkeypatch), 0
+    for page in ANALYSIS:
+        for view in VIEWS[page]:
+            turn_to(app, page, run, task="tri", view=view)
             assert not any(element.proto.allow_html for element in (*app.markdown, *app.caption))
-            shown = [element.value for kind in (app.markdown, app.caption, app.subheader) for element in kind]
-            for text in (*shown, *(element.proto.label for element in app.get("page_link"))):
+            for text in raw(app):
                 assert not re.search(r"(?<!\\)(<b>|:red\[|\$no|\]\()", text), (page, view, text)
                 n_seen += "maybe" in text
             for chart in app.get("plotly_chart"):
@@ -194,53 +82,52 @@ def test_labels_and_texts_are_never_markup(tmp_path: Path, monkeypatch: pytest.M
 
 # ---- the numbers ---------------------------------------------------------------------------------------------------
 def test_the_ledger_says_the_net_gain_and_links_to_a_cohort(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
-    app = look(opened(toy.run.path, monkeypatch), "dark_knowledge", toy.run.path, task="tri", view="ledger")
+    app = turn_to(opened(toy.run.path.parent, monkeypatch), "dark_knowledge", toy.run.path, task="tri", view="ledger")
     found = ledger(table_of(toy))
-    said = next(text for text in words(app) if text.startswith("Distillation turned"))
+    said = next(text for text in words(app).splitlines() if text.startswith("Distillation turned"))
     assert f"{found.net.n_gained} wrong answers into right ones and {found.net.n_lost} right" in said
     assert f"{100 * found.net.share:+.1f}".replace("-", "−") in said
     assert not links(app)
-    app.session_state["ledger-kd"] = {"selection": {"points": [{"customdata": 3}], "box": [], "lasso": []}}
-    app.run()
-    assert links(app) == ["run=toy&task=tri&split=test&cohort=mis-taught"]
-    assert any(f"these {found.counts['mis-taught']} in" in e.proto.label for e in app.get("page_link"))
+    select(app, "ledger-kd", points=[{"customdata": 3}])
+    assert queries(app) == [{"run": "toy", "task": "tri", "split": "test", "cohort": "mis-taught"}]
+    assert any(f"these {found.counts['mis-taught']} in" in e.proto.label for e in links(app))
 
 
 def test_a_control_that_equals_the_teacher_is_said(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
-    app = look(opened(toy.run.path, monkeypatch), "dark_knowledge", toy.run.path, task="tri", view="controls")
-    text = " ".join(words(app))
-    assert "The real teachers equal **dkpp: teachers with their wrong classes permuted** within two standard" in text
-    assert "better than **cwtm" in text
+    app = turn_to(opened(toy.run.path.parent, monkeypatch), "dark_knowledge", toy.run.path, task="tri", view="controls")
+    text = words(app)
+    assert "The real teachers equal **teachers, wrong classes permuted** (dkpp) within two standard errors" in text
+    assert "better than **gold, weighted by the teachers' confidence** (cwtm)" in text
     assert "label_smoothing" in app.code[0].value  # the command that adds what is missing
     assert "against gold alone: **better**" in text
 
 
 def test_without_controls_the_command_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     toy = with_scores(write_toy(tmp_path / "toy"), ("hard", "kd"))
-    app = look(opened(toy.run.path, monkeypatch), "dark_knowledge", toy.run.path, task="tri")
+    app = turn_to(opened(toy.run.path.parent, monkeypatch), "dark_knowledge", toy.run.path, task="tri")
     command = app.code[0].value
     assert command.startswith(f"python -m core run --out {toy.run.path} --set 'distill.variants=[hard,kd,")
-    assert any("Only gold alone and the real teachers" in text for text in words(app))
+    assert "Only gold alone and the real teachers" in words(app)
 
 
 def test_the_size_curve_is_core_combinings(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
-    app = look(opened(toy.run.path, monkeypatch), "ensemble", toy.run.path, task="tri", view="size")
+    app = turn_to(opened(toy.run.path.parent, monkeypatch), "ensemble", toy.run.path, task="tri", view="size")
     table = table_of(toy)
     curve = size_curve(table.task, [table.outputs(name) for name in table.members], known_of(table))
     traces = {trace.get("name"): trace for trace in charts(app)[0]["data"]}
     expected = [100 * entry["mean_over_subsets"]["score"] for entry in curve]
     assert numbers(traces["mean over subsets"]["y"]) == pytest.approx(expected, abs=1e-4)
-    assert f"all together **{100 * curve[-1]['score']:.1f}**" in " ".join(words(app))
+    assert f"all together **{100 * curve[-1]['score']:.1f}**" in words(app)
     frame = app.dataframe[0].value
-    assert set(frame["fitted on"]) == {"–", "selection"}
-    assert frame["score x 100"][0] == pytest.approx(100 * curve[-1]["score"])
+    assert set(frame["fitted on"]) == {"nothing", "selection"}
+    assert frame["Score (points)"][0] == pytest.approx(100 * curve[-1]["score"])
 
 
 def test_the_map_and_its_stars(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
     """A sweep beside the run, one cell of this run and one of another's."""
     run, rows = toy.run.path, []
-    app = opened(run, monkeypatch)
-    look(app, "loss_lab", run, task="tri", view="all")
+    app = opened(run.parent, monkeypatch)
+    turn_to(app, "loss_lab", run, task="tri", view="all")
     assert [trace.get("name") for trace in charts(app)[0]["data"]].count("trained run") == 0
     assert "core sweep" in app.code[0].value
     for alpha, base in ((0.25, run), (0.75, run.parent / "another")):
@@ -252,7 +139,7 @@ def test_the_map_and_its_stars(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> Non
         row = {"cell": cell, "alpha": alpha, "task": "tri", "split": "test", "metric": "score"}
         rows += [row | {"model": f"st-{v}-s{s}", "value": 0.6} for v in ("hard", "kd") for s in range(2)]
     pq.write_table(pa.Table.from_pylist(rows), run.parent / "sweep" / "sweep.parquet")
-    look(app, "loss_lab", run, task="tri", view="all")
+    turn_to(app, "loss_lab", run, task="tri", view="all")
     (star,) = (trace for trace in charts(app)[0]["data"] if trace.get("name") == "trained run")
     assert numbers(star["x"]).tolist() == [0.25]
     found = what_if(table_of(toy), student="st-kd-s0")
@@ -261,7 +148,7 @@ def test_the_map_and_its_stars(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_the_head_is_refitted_with_what_is_chosen(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
-    app = look(opened(toy.run.path, monkeypatch), "loss_lab", toy.run.path, task="tri", view="refit")
+    app = turn_to(opened(toy.run.path.parent, monkeypatch), "loss_lab", toy.run.path, task="tri", view="refit")
     before = charts(app)[0]["data"][0]
     app.slider(key="refit-alpha").set_value(1.0).run()
     assert not app.exception
@@ -269,12 +156,12 @@ def test_the_head_is_refitted_with_what_is_chosen(toy: Toy, monkeypatch: pytest.
     assert numbers(after["x"])[0] != numbers(before["x"])[0]
     assert numbers(after["x"])[1:] == pytest.approx(numbers(before["x"])[1:])  # gold alone, as trained
     n = int((toy.gold["tri"][toy.on("tri", "train")] >= 0).sum())
-    assert any(f"Fitted on {n} of {n} rows of split train" in text for text in words(app))
+    assert f"Fitted on {n} of {n} rows of split train" in words(app)
 
 
 def test_without_features_the_option_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = write_toy(tmp_path / "toy").run.path
-    app = look(opened(run, monkeypatch), "loss_lab", run, task="tri", view="refit")
+    app = turn_to(opened(run.parent, monkeypatch), "loss_lab", run, task="tri", view="refit")
     assert app.code[0].value == f"python -m core run --out {run} --set runtime.keep_features=true"
 
 
@@ -282,17 +169,17 @@ def test_a_link_to_an_example(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None
     table = table_of(toy)
     row = int(np.flatnonzero(table.has_gold)[7])
     name = table.ids[row].as_py()
-    app = look(opened(toy.run.path, monkeypatch), "loss_lab", toy.run.path, task="tri", ex=name)
-    assert any(name in element.proto.label.replace("\\", "") for element in app.get("page_link"))
+    app = turn_to(opened(toy.run.path.parent, monkeypatch), "loss_lab", toy.run.path, task="tri", ex=name)
+    assert any(name in element.proto.label.replace("\\", "") for element in links(app))
     app.query_params["ex"] = "tri/test/999999"
     app.run()
     assert not app.exception
-    assert any("no example 'tri/test/999999'" in text for text in words(app))
+    assert "no example 'tri/test/999999'" in words(app)
 
 
 def test_clicks_become_filters(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the figures whose points are cells, pairs of classes and examples."""
-    app = opened(toy.run.path, monkeypatch)
+    app = opened(toy.run.path.parent, monkeypatch)
     cases = [
         ("dark_knowledge", "wrong", "mass-False", 1, "gold=yes&teacher=maybe"),
         ("calibration", "copies", "copies", 2, "gold="),
@@ -301,12 +188,10 @@ def test_clicks_become_filters(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> Non
         ("loss_lab", "all", "gradients", 4, "ex="),
     ]
     for page, view, key, customdata, expected in cases:
-        look(app, page, toy.run.path, task="tri", view=view)
+        turn_to(app, page, toy.run.path, task="tri", view=view)
         before = links(app)
         if key == "gradients":
             customdata = int(numbers(charts(app)[1]["data"][1]["customdata"])[customdata])
-        app.session_state[key] = {"selection": {"points": [{"customdata": customdata}], "box": [], "lasso": []}}
-        app.run()
-        assert not app.exception
-        assert len(links(app)) == len(before) + 1, (view, links(app))
-        assert any(expected in query for query in links(app)), (view, links(app))
+        select(app, key, points=[{"customdata": customdata}])
+        assert len(links(app)) == len(before) + 1, view
+        assert any(expected in link.proto.query_string for link in links(app)), (view, queries(app))

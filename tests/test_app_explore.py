@@ -7,12 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-pytest.importorskip("streamlit")
-pytest.importorskip("plotly")
-
+from looking import charts, look, opened, select, sound, words
 from streamlit.testing.v1 import AppTest
-from test_app import charts, look, opened, sound, toys, words
+from test_app import toys
 from test_views_toy import Toy, table_of
 
 from core.views.derived import column
@@ -96,10 +93,7 @@ def test_pages_of_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_rectangle_filters_all_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     toy, app = exploring(tmp_path, monkeypatch, mouse="select")
-    key = next(key for key in app.session_state.keys() if str(key).startswith("density-"))  # noqa: SIM118
-    box = {"xref": "x", "yref": "y", "x": [0.6, 1.0], "y": [0.1, 1.2]}
-    app.session_state[key] = {"selection": {"points": [], "box": [box], "lasso": []}}
-    app.run()
+    select(app, "density-", box=[{"xref": "x", "yref": "y", "x": [0.6, 1.0], "y": [0.1, 1.2]}])
     expected = apply(Filter().with_range("entropy", 0.6, 1.0).with_range("kl", 0.1, 1.2), table_of(toy))
     assert f"**{len(expected):,}** of 120 examples" in words(sound(app))
     assert app.query_params["entropy"] == "0.6:1.0"
@@ -111,18 +105,12 @@ def test_a_row_and_a_point_open_the_example(tmp_path: Path, monkeypatch: pytest.
     toy, app = exploring(tmp_path, monkeypatch, order="file", text="soup")
     table = table_of(toy)
     rows = apply(Filter(text="soup"), table)
-    keys = [str(key) for key in app.session_state.keys()]  # noqa: SIM118
-    app.session_state[next(key for key in keys if key.startswith("examples-"))] = {
-        "selection": {"rows": [3], "columns": [], "cells": []}
-    }
-    app.run()
-    assert sound(app).title[0].value == "Example"
+    select(app, "examples-", rows=[3])
+    assert app.title[0].value == "Example"
     assert app.query_params["ex"] == table.ids[int(rows[3])].as_py()
     assert app.query_params["text"] == "soup"
     _, app = exploring(tmp_path, monkeypatch)
-    key = next(str(key) for key in app.session_state.keys() if str(key).startswith("density-"))  # noqa: SIM118
-    app.session_state[key] = {"selection": {"points": [{"customdata": 7}], "box": [], "lasso": []}}
-    app.run()
+    select(app, "density-", points=[{"customdata": 7}])
     assert app.query_params["ex"] == table.ids[7].as_py()
 
 
@@ -185,7 +173,7 @@ def test_the_numbers_of_an_example(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     shown = {metric.label: metric.value for metric in app.metric}
     assert shown["KL(teacher, student)"] == f"{column(table, 'kl')[row]:.3f}"
     gold = int(table.gold_N[row])
-    assert float(shown["Gold label"]) == pytest.approx(-0.5 * table.log_probs("kd")[row, gold], abs=1e-3)
+    assert float(shown["Loss of gold (nats)"]) == pytest.approx(-0.5 * table.log_probs("kd")[row, gold], abs=1e-3)
     pulls = app.dataframe[0].value
     total = pulls["pull of gold"] + pulls["pull of teachers"]
     assert np.allclose(total, pulls["sum"], atol=1e-6)

@@ -6,12 +6,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-
-pytest.importorskip("streamlit")
-pytest.importorskip("plotly")
-
 from conftest import Finished, copy_of
-from test_app import BROKEN, charts, look, opened, sound, toys, words
+from looking import BROKEN, charts, look, opened, sound, words
+from test_app import toys
 from test_views_toy import write_toy
 
 

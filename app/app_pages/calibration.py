@@ -7,26 +7,26 @@ another one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pandas as pd
 import streamlit as st
 
 from app import links, show
+from app.choosing import chosen_student, fit_table
 from app.state import choice, current_run, current_split, current_table, current_task, guarded
-from core.metrics import Score, evaluate
+from app.words import NAMES, ROLE_OF, capital, name_of, number, several, subject, with_interval
+from core.metrics import Score
 from core.plots import comparisons, densities
 from core.plots.arrays import mean_of
 from core.plots.calibration import ReliabilityCurve, reliability
-from core.plots.style import Role, signed, spoken
+from core.plots.style import Role, signed
 from core.plots.training import epoch_strip as strip_figure
 from core.store import Run
 from core.views import NotDefined, dynamics
 from core.views.derived import column
-from core.views.distances import Mean, mean_interval
+from core.views.distances import mean_interval
 from core.views.filters import Filter
-from core.views.reliability import Curve, curve, temperature_of
+from core.views.reliability import Curve, curve, ece_of, temperature_of
 from core.views.table import BASELINE, DEFAULT_STUDENT, TaskTable
 from core.views.transfer import error_copying, share_of
 
@@ -34,10 +34,7 @@ VIEWS = {
     "reliability": "Reliability", "entropy": "Uncertainty passed on", "copies": "Errors passed on",
     "map": "Data map", "strip": "Epoch by epoch",
 }  # fmt: skip
-NAMES: dict[str, tuple[str, Role]] = {
-    "teacher": ("teachers' mean", "teacher"), DEFAULT_STUDENT: ("student, KD", "student"),
-    BASELINE: ("student, no KD", "hard"),
-}  # fmt: skip
+MAX_BINS, MIN_IN_BIN = 15, 30
 AT_BOUND = (0.051, 19.9)  # core.calibration searches in 0.05..20: at an end the data do not fix the temperature
 
 
@@ -51,61 +48,61 @@ def reliability_view(table: TaskTable) -> None:
             help="Dotted: logits divided by one number, fitted on the selection split. It changes no answer.",
         )  # fmt: skip
         members = st.toggle("Each teacher", value=True, key="members", help="Thin lines: the members of the ensemble.")
+    # Bins of so few examples that their intervals fill the figure would show noise alone.
+    n_bins = int(np.clip(table.has_gold.sum() // MIN_IN_BIN, 4, MAX_BINS))
     temperatures = {voice: temperature_of(fit, voice) for voice in voices if fit is not None and voice in fit.voices}
     drawn: list[ReliabilityCurve] = []
     if members and len(table.members) > 1:
-        drawn += [_curve(name, "member", curve(table, name), None) for name in table.members]
-    plain = {voice: curve(table, voice) for voice in voices}
-    eces = {voice: ece_of(table, voice, 1.0) for voice in voices}
-    drawn += [_curve(NAMES[voice][0], NAMES[voice][1], plain[voice], eces[voice]) for voice in voices]
-    after = {voice: ece_of(table, voice, t) for voice, t in temperatures.items()}
+        drawn += [_curve(name, "member", curve(table, name, n_bins=n_bins), None) for name in table.members]
+    plain = {voice: curve(table, voice, n_bins=n_bins) for voice in voices}
+    eces = {voice: ece_of(table, voice) for voice in voices}
+    drawn += [_curve(NAMES[voice], ROLE_OF[voice], plain[voice], eces[voice]) for voice in voices]
+    after = {voice: ece_of(table, voice, temperature=t) for voice, t in temperatures.items()}
     if scaled:
         drawn += [
-            _curve(f"{NAMES[v][0]} at T = {t:.2f}", NAMES[v][1], curve(table, v, temperature=t), after[v], dashed=True)
+            _curve(
+                f"{NAMES[v]} at T = {t:.2f}",
+                ROLE_OF[v],
+                curve(table, v, n_bins=n_bins, temperature=t),
+                after[v],
+                dashed=True,
+            )
             for v, t in temperatures.items()
         ]
     st.markdown(" ".join(_sureness(plain[voice]) for voice in voices))
     show.figure(reliability(drawn), key=f"reliability-{scaled}-{members}")
     columns = {
-        "sure minus right (points)": [_of(plain[voice].overconfidence, 100, sign=True) for voice in voices],
-        "ECE x 100": [_score(eces[voice]) for voice in voices],
+        "sure minus right (points)": [
+            with_interval(plain[voice].overconfidence, factor=100, sign=True) for voice in voices
+        ],
+        "calibration error (points)": [_score(eces[voice]) for voice in voices],
         "fitted temperature": [_temperature(temperatures.get(voice)) for voice in voices],
-        "ECE x 100 after it": [_score(after.get(voice)) for voice in voices],
+        "after it (points)": [_score(after.get(voice)) for voice in voices],
     }
-    frame = pd.DataFrame({"who": [NAMES[voice][0] for voice in voices], **columns})
+    frame = pd.DataFrame({"who": [NAMES[voice] for voice in voices], **columns})
     st.dataframe(frame, hide_index=True, width="stretch", alt="Calibration of teachers and students.")
     why = " No temperature: there is no selection split with gold, or it is the one shown." if fit is None else ""
     st.caption(
-        "15 bins of equally many examples; bars and brackets are 95 % intervals over examples. Students are means of "
-        "their seeds' probabilities. On the dashed line a model is right as often as it is sure; below it, it is too "
-        f"sure. Compare ECE only on the same examples: with finite bins, honesty scores above 0 too.{why}"
+        f"{n_bins} bins of equally many examples; bars and brackets are 95 % intervals over examples. Students are "
+        "means of their seeds' probabilities. On the dashed line a model is right as often as it is sure; below it, "
+        f"it is too sure. The calibration error (ECE) has {MAX_BINS} bins, as in the run's results; compare it on the "
+        f"same examples only: with finite bins, honesty scores above 0 too.{why}"
     )
 
 
 def _sureness(found: Curve) -> str:
-    name, over = NAMES[found.voice][0], found.overconfidence
+    over = found.overconfidence
     verdict = "as sure as right" if over.low <= 0 <= over.high else "too sure" if over.value > 0 else "not sure enough"
-    return f"**{name[0].upper()}{name[1:]}**: {verdict}, {_of(over, 100, sign=True)} points."
+    return f"**{capital(NAMES[found.voice])}**: {verdict}, {with_interval(over, factor=100, sign=True)} points."
 
 
 def _curve(name: str, role: Role, found: Curve, ece: Score | None, *, dashed: bool = False) -> ReliabilityCurve:
-    low, high = (float("nan"), float("nan")) if ece is None else (ece.ci_low, ece.ci_high)
+    value, low, high = (found.ece, float("nan"), float("nan")) if ece is None else ece[:3]
     b = found.bins
     return ReliabilityCurve(
         name, role, b.confidence, b.accuracy, b.accuracy_low, b.accuracy_high, b.n_examples,
-        found.ece, low, high, dashed,
+        value, low, high, dashed,
     )  # fmt: skip
-
-
-def ece_of(table: TaskTable, voice: str, temperature: float) -> Score | None:
-    """Kept with the table: an interval over a million rows takes a second."""
-
-    def scored() -> dict[str, Score]:
-        logits_NC = table.log_probs(voice).astype(np.float64) / temperature
-        return evaluate(table.task, outputs=logits_NC, gold_index=table.gold_N, resamples=200)
-
-    found: dict[str, Score] = table.kept.once(("ece", voice, temperature), scored)
-    return found.get("ece")
 
 
 def _temperature(t: float | None) -> str:
@@ -123,10 +120,11 @@ def entropy_view(table: TaskTable) -> None:
     r = np.corrcoef(teacher_n, student_n)[0, 1] if np.ptp(teacher_n) > 0 and np.ptp(student_n) > 0 else float("nan")
     risk_n = (teacher_n > 2 * top / 3) & (student_n < top / 3)
     risk = share_of(int(risk_n.sum()), len(risk_n))
+    who = show.literal(subject(student))
     doubt = "doubts as much as" if gap.low <= 0 <= gap.high else f"doubts {'more' if gap.value > 0 else 'less'} than"
-    alike = "" if np.isnan(r) else f" Their entropies correlate with r = {r:.2f}."
+    alike = "" if np.isnan(r) else f" Their entropies correlate with r = {number(r)}."
     st.markdown(
-        f"**{show.literal(student)}** {doubt} its teachers: {_of(gap, 1, 3, sign=True)} nats.{alike} On "
+        f"**{capital(who)}** {doubt} its teachers: {with_interval(gap, 3, sign=True)} nats.{alike} On "
         f"**{risk.share:.1%}** of the examples [{risk.low:.1%}, {risk.high:.1%}] it is sure where they are unsure: "
         "confidence that nobody taught."
     )
@@ -151,10 +149,10 @@ def copies_view(table: TaskTable) -> None:
     if not voices or not table.has_teacher:
         raise NotDefined(f"Split '{table.split}' of task '{table.task.name}' has no teacher, or no student.")
     found, labels = error_copying(table, voices=voices), table.task.labels
-    names = {voice: NAMES.get(voice, (voice, "student"))[0] for voice in voices}
+    names = {voice: name_of(voice) for voice in voices}
     first = found.share[voices[0]]
     words = (
-        f"Where the teachers are wrong ({first.n:,} examples), **{names[voices[0]]}** gives their wrong answer in "
+        f"Where the teachers are wrong ({first.n:,} examples), **{subject(voices[0])}** gives their wrong answer in "
         f"**{first.share:.0%}** [{first.low:.0%}, {first.high:.0%}]."
     )
     if len(voices) == 2:
@@ -163,8 +161,9 @@ def copies_view(table: TaskTable) -> None:
         gap = mean_interval(copied[0] - copied[1])
         verdict = "no difference" if gap.low <= 0 <= gap.high else "more" if gap.value > 0 else "fewer"
         words += (
-            f" **{names[voices[1]]}**, which never saw them, does so in {found.share[voices[1]].share:.0%}; "
-            f"what distillation passed on is the difference: **{verdict}**, {_of(gap, 100, sign=True)} points."
+            f" {capital(subject(voices[1]))}, which never saw them, does so in {found.share[voices[1]].share:.0%}; "
+            f"what distillation passed on is the difference: **{verdict}**, "
+            f"{with_interval(gap, factor=100, sign=True)} points."
         )
     st.markdown(words)
     rows = [comparisons.Interval("all errors", names[v], *found.share[v][:3], found.share[v].n) for v in voices]
@@ -175,13 +174,13 @@ def copies_view(table: TaskTable) -> None:
         for voice in voices:
             share = share_of(int(found.copied_CC[voice][i, j]), n)
             rows.append(comparisons.Interval(f"{labels[i]} → {labels[j]}", names[voice], *share[:3], n))
-    roles = {names[voice]: NAMES[voice][1] for voice in voices if voice in NAMES}
+    roles = {names[voice]: ROLE_OF[voice] for voice in voices if voice in ROLE_OF}
     selection = show.figure(comparisons.error_copying(rows, roles=roles), key="copies", on_select="rerun")
     at = show.clicked(selection)
     if at is not None and at >= len(voices):
         i, j = pairs[(at - len(voices)) // len(voices)]
         both = Filter(split=table.split, gold=labels[i], teacher=labels[j], student=labels[j], student_is=voices[0])
-        words = f"Open those that are {labels[i]} and that teachers and {voices[0]} call {labels[j]}"
+        words = f"Open those that are {labels[i]} and that teachers and {names[voices[0]]} call {labels[j]}"
         links.explore_link(show.literal(words), table.run, table.task, both)
     else:
         st.caption("Gold → the teachers, commonest first; Wilson's 95 % intervals. Click a bar to open its examples.")
@@ -193,10 +192,10 @@ def map_view(table: TaskTable) -> None:
     _, found = read(table, model)
     chance = 1 / table.task.n_outputs
     st.markdown(
-        f"**{show.literal(model)}** over {found.n_epochs} epochs on {len(found.confidence):,} training examples: mean "
-        f"probability of gold {found.confidence.mean():.2f}, right in {found.correctness.mean():.0%} of the epochs. "
-        f"**{(found.confidence < chance).mean():.0%}** stay below chance ({chance:.2f}): hard, or labelled wrongly."
-        + (" One epoch only: nothing varies, and the map is a line." if found.n_epochs == 1 else "")
+        f"**{show.literal(model)}** over {several(found.n_epochs, 'epoch')} on {len(found.confidence):,} training "
+        f"examples: mean probability of gold {found.confidence.mean():.2f}, right in {found.correctness.mean():.0%} "
+        f"of the epochs. **{(found.confidence < chance).mean():.0%}** stay below chance ({chance:.2f}): hard, or "
+        "labelled wrongly." + (" One epoch only: nothing varies, and the map is a line." if found.n_epochs == 1 else "")
     )
     figure = densities.data_map(found.confidence, found.variability, found.correctness)
     row = show.clicked(show.figure(figure, key=f"map-{model}", on_select="rerun"))
@@ -206,18 +205,19 @@ def map_view(table: TaskTable) -> None:
         links.example_link(words, table.run, table.task, name, Filter(split="train"))
     else:
         st.caption("Click a point to open its example. The logits are those of training, with dropout on.")
-    twin = twin_of(table, model)
+    twin = dynamics.twin_of(table, model)
     if twin is not None:
         moved = dynamics.displacement(read(table, twin)[1], found)
         up, calmer = mean_interval(moved.confidence), mean_interval(moved.variability)
         st.markdown(
-            f"**Against {show.literal(twin)}**, which saw the same batches: probability of gold {_of(up, 1, 3, True)}, "
-            f"variability {_of(calmer, 1, 3, True)}. The five examples that moved furthest:"
+            f"**Against {show.literal(twin)}**, which saw the same batches: probability of gold "
+            f"{with_interval(up, 3, sign=True)}, variability {with_interval(calmer, 3, sign=True)}. The five examples "
+            "that moved furthest:"
         )
         order = np.argsort(-np.abs(moved.confidence), kind="stable")[:5]
         for at in order.tolist():
             name = str(moved.ids[at])
-            words = f"{show.literal(name)}: probability of gold {signed(moved.confidence[at], 2)}"
+            words = f"{text_of(table, name)} · probability of gold {signed(moved.confidence[at], 2)}"
             links.example_link(words, table.run, table.task, name, Filter(split="train"))
 
 
@@ -227,7 +227,7 @@ def strip_view(table: TaskTable) -> None:
         raise NotDefined(
             f"The teachers of task '{table.task.name}' have no predictions on train, so nothing is matched."
         )
-    cohorts = cohorts_of(train)
+    cohorts = dynamics.training_cohorts(train)
     with st.container(horizontal=True):
         model = chosen_training(table)
         name = choice("Training examples", list(cohorts), key="cohort", default=next(iter(cohorts)), width=360)
@@ -258,41 +258,18 @@ def strip_view(table: TaskTable) -> None:
         st.caption("A row is an example, lighter is nearer to the teachers. Click a cell to open its example.")
 
 
-def cohorts_of(train: TaskTable) -> dict[str, Callable[[], np.ndarray]]:
-    """Sets of training examples by what gold and teachers say of them; students say nothing about train."""
-    tenth = max(1, len(train) // 10)
-    found: dict[str, Callable[[], np.ndarray]] = {
-        "all": lambda: np.arange(len(train)),
-        "the teachers contradict gold": lambda: np.flatnonzero(~train.is_right("teacher") & train.has_gold),
-        "the tenth with the most doubt": lambda: np.argsort(-column(train, "entropy"))[:tenth],
-    }
-    if len(train.members) > 1:
-        most = "the tenth with the most disagreement"
-        found[most] = lambda: np.argsort(-column(train, "mutual_information"))[:tenth]
-    for c, label in enumerate(train.task.labels):
-        found[f"gold is {label}"] = lambda c=c: np.flatnonzero(train.gold_N == c)
-    return found
-
-
 def chosen_training(table: TaskTable) -> str:
-    """A student that kept its training logits, kd's first; then the other models."""
-    roles = table.models.roles
-    models = [
-        name for name in roles if dynamics.has_dynamics(table.run, name, table.task.name) and roles[name].fold is None
-    ]
-    first = {DEFAULT_STUDENT: 0, BASELINE: 1}
-    models.sort(key=lambda name: (roles[name].kind != "student", first.get(roles[name].variant or "", 2)))
+    models = dynamics.trainings(table)
     if not models:
         raise NotDefined(f"No training of this run kept its logits on '{table.task.name}': `dynamics` was off.")
     return choice("Training", models, key="training", default=models[0], width=260)
 
 
-def twin_of(table: TaskTable, model: str) -> str | None:
-    """The student of the same seed without distillation, if it kept its logits."""
-    role = table.models.roles[model]
-    twins = {} if role.kind != "student" or role.variant == BASELINE else table.models.students(table.task.name)
-    twin = twins.get(BASELINE, {}).get(role.seed or 0)
-    return twin if twin is not None and dynamics.has_dynamics(table.run, twin, table.task.name) else None
+def text_of(table: TaskTable, name: str) -> str:
+    """The first text of a training example, for a link."""
+    train = current_table(table.run, table.task, "train")
+    (text,) = train.texts([train.row_of(name)])
+    return show.literal(text.text_a if len(text.text_a) <= 80 else text.text_a[:79] + "…")
 
 
 @st.cache_resource(max_entries=6, show_spinner="Reading the training's logits")
@@ -312,29 +289,6 @@ def speakers(table: TaskTable) -> list[str]:
     if not voices:
         raise NotDefined(f"No ensemble and no student has predictions on split '{table.split}' of '{table.task.name}'.")
     return voices
-
-
-def chosen_student(table: TaskTable) -> str:
-    students = sorted(table.students, key=lambda name: (name != DEFAULT_STUDENT, name != BASELINE))
-    if not students:
-        raise NotDefined(f"No student has predictions on split '{table.split}' of task '{table.task.name}'.")
-    return choice("Student", students, key="student", default=students[0], width=260)
-
-
-def fit_table(table: TaskTable) -> TaskTable | None:
-    """The selection split, to fit temperatures on; None where it is what is shown, or has no gold."""
-    if table.split == "selection":
-        return None
-    try:
-        fit = current_table(table.run, table.task, "selection")
-    except ValueError:
-        return None
-    return fit if fit.has_gold.any() else None
-
-
-def _of(mean: Mean, scale: float, digits: int = 1, sign: bool = False) -> str:
-    said = signed if sign else spoken
-    return f"{said(scale * mean.value, digits)} [{said(scale * mean.low, digits)}, {said(scale * mean.high, digits)}]"
 
 
 def _score(score: Score | None) -> str:

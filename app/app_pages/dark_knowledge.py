@@ -12,23 +12,23 @@ import pandas as pd
 import streamlit as st
 
 from app import links, show
+from app.choosing import chosen_student, in_order
+from app.controls import controls_view
 from app.state import choice, current_run, current_split, current_table, current_task, guarded
-from core.comparisons import Difference, paired_difference
-from core.metrics import HIGHER_IS_BETTER
+from app.words import ROLE_OF, name_of, number, several, subject
+from core.comparisons import paired_difference
 from core.plots.comparisons import Interval, points_and_intervals
 from core.plots.gradients import decomposition_bar
 from core.plots.ledger import COHORTS, LedgerRow, flip_ledger
 from core.plots.matrices import class_mass_map, in_words
 from core.plots.matrices import runner_up_transfer as runner_up_figure
-from core.plots.style import Role, signed
-from core.sections import NEEDS_TEACHER
+from core.plots.style import signed
 from core.views import NotDefined
 from core.views.cohorts import ledger, seed_pairs, stability, stable_rows
 from core.views.derived import COHORT_IN_WORDS, cohort_codes, column
 from core.views.distances import difference, distances
 from core.views.filters import Filter
 from core.views.gradients import decomposition
-from core.views.results import Control, controls, read_results
 from core.views.table import BASELINE, DEFAULT_STUDENT, TaskTable, require_three_classes
 from core.views.transfer import runner_up_transfer, wrong_class_mass
 
@@ -36,111 +36,21 @@ VIEWS = {
     "controls": "Controls", "runner": "Runner-up", "wrong": "Wrong classes", "parts": "What pulls",
     "ledger": "Who taught whom", "truth": "Truth and people",
 }  # fmt: skip
-KEEPS = {
-    "hard": "gold alone", "kd": "the real teachers", "label_smoothing": "a uniform teacher",
-    "cwtm": "gold, weighted by the teachers' confidence", "dkpp": "teachers with their wrong classes permuted",
-    "adaptive_smoothing": "teachers with their wrong classes evened out", "truth": "the exact posterior",
-}  # fmt: skip
-# What a student does not hear when it is taught by the control instead of the teachers.
-DROPS = {
-    "label_smoothing": "everything that the teachers know", "cwtm": "all but the teachers' confidence",
-    **dict.fromkeys(("dkpp", "adaptive_smoothing"), "which wrong class the teachers meant"),
-}  # fmt: skip
-METRICS = {"score": "score", "nll": "NLL", "ece": "ECE", "kl_truth": "KL to the truth", "kl_humans": "KL to people"}
-ROLES: dict[str, Role] = {"teacher": "teacher", DEFAULT_STUDENT: "student", BASELINE: "hard", "truth": "truth"}
-
-
-# ---- controls ------------------------------------------------------------------------------------------------------
-def controls_view(table: TaskTable) -> None:
-    results = read_results(table.run)
-    with_teacher = [name for name, row in results.tasks.items() if row.has_teacher and row.kind != "regression"]
-    with st.container(horizontal=True, vertical_alignment="bottom"):
-        known = {key[3] for key in results.scores if key[2] == table.split}
-        metrics = [metric for metric in METRICS if metric in known]
-        if not metrics:
-            raise NotDefined(f"This run has no scores on split '{table.split}'; it reports '{results.split}'.")
-        metric = choice(
-            "Metric", metrics, key="metric", default=metrics[0], kind="segmented", words=METRICS.__getitem__
-        )
-        scopes = ["this"] + ["all"] * (len(with_teacher) > 1 and table.task.name in with_teacher)
-        words = {"this": table.task.name, "all": f"mean of {len(with_teacher)} tasks with a teacher"}
-        scope = choice("On", scopes, key="over", default="this", kind="segmented", words=words.__getitem__)
-    tasks = [table.task.name] if scope == "this" else with_teacher
-    order = [DEFAULT_STUDENT, *NEEDS_TEACHER]  # controls as the config names them, then what is made of kd
-    found = controls(results, tasks=tasks, metric=metric, split=table.split)
-    found.sort(key=lambda control: order.index(control.variant) if control.variant in order else len(order))
-    paired = [control for control in found if control.minus_hard is not None]
-    if not paired:
-        raise NotDefined(f"No student is paired with '{BASELINE}' by seed here, so nothing can be compared.")
-    st.markdown(
-        f"Each student against the one on gold alone, paired by seed. "
-        f"{'Higher' if HIGHER_IS_BETTER[metric] else 'Lower'} is better; open markers are no difference."
-    )
-    rows = [
-        Interval(control.variant, "student", *_interval(control.minus_hard), control.minus_hard.n)
-        for control in paired
-        if control.minus_hard is not None
-    ]
-    label = f"{METRICS[metric]} x 100, minus gold alone (± 2 standard errors)"
-    figure = points_and_intervals(rows, metric=label, zero_line=True, roles={"student": "student"})
-    show.figure(figure.update_layout(showlegend=False), key=f"controls-{metric}-{scope}")
-    for sentence in verdicts(paired, table, metric):
-        st.markdown(sentence)
-    frame = pd.DataFrame(
-        {
-            "student": [_words(control.variant) for control in found],
-            METRICS[metric]: [_pm(control.value.mean, control.value.se) for control in found],
-            "minus gold alone": [_said(control.minus_hard) for control in found],
-            "the real teachers minus it": [_said(control.kd_minus) for control in found],
-            "seeds": [control.value.n for control in found],
-        }
-    )
-    st.dataframe(frame, hide_index=True, width="stretch", alt="Every student variant against gold and the teachers.")
-    here = {control.variant for control in found}
-    missing = [name for name in NEEDS_TEACHER if name not in here and (name != "truth" or table.truth_NC is not None)]
-    if here <= {BASELINE, DEFAULT_STUDENT}:
-        st.caption("Only gold alone and the real teachers are here. This adds the controls, and trains nothing twice:")
-    elif missing:
-        st.caption(f"Not trained in this run: {', '.join(KEEPS[name] for name in missing)}. This adds them:")
-    if missing:
-        variants = ",".join(name for name in NEEDS_TEACHER if name != "truth" or table.truth_NC is not None)
-        command = f"python -m core run --out {table.run.path} --set 'distill.variants=[{variants}]'"
-        st.code(command, language="bash", wrap_lines=True)
-
-
-def verdicts(paired: list[Control], table: TaskTable, metric: str) -> list[str]:
-    """What may be said of kd, and of each control against it, in words."""
-    said = []
-    for control in sorted(paired, key=lambda control: control.variant != DEFAULT_STUDENT):
-        gain, gap, drops = control.minus_hard, control.kd_minus, DROPS.get(control.variant)
-        if control.variant == DEFAULT_STUDENT and gain is not None:
-            words = f"The real teachers against gold alone: **{gain.verdict}**, {_said(gain)} ({gain.n} seeds)."
-            said.append(words + " `--set distill.seeds=5` trains more." * (gain.verdict == "one seed"))
-        elif drops is not None and gap is not None:
-            name, size = f"**{_words(control.variant)}**", f"({_said(gap)}, {gap.n} seeds)"
-            said += {
-                "no difference": [f"The real teachers equal {name} within two standard errors {size}: leaving out "
-                                  f"{drops} costs no {METRICS[metric]} that this many seeds can show."],
-                "better": [f"The real teachers are better than {name} {size}: {drops} is worth that here."],
-                "worse": [f"The real teachers are worse than {name} {size}."],
-            }.get(gap.verdict, [])  # fmt: skip
-    if table.task.n_outputs == 2 and any(control.variant in ("dkpp", "adaptive_smoothing") for control in paired):
-        said.append("With two classes there is one wrong class: permuted and evened teachers are the real ones.")
-    return said
 
 
 # ---- what there is to learn ----------------------------------------------------------------------------------------
 def runner_up(table: TaskTable) -> None:
     require_three_classes(table.task, "runner-up among the wrong classes")
-    student = chosen_student(table)
+    student = chosen_student(table, taught=True)
     voices = (student, *((BASELINE,) if BASELINE in table.students and student != BASELINE else ()))
     found = runner_up_transfer(table, voices=voices)
     words = (
-        f"How probable does {show.literal(student)} find the class that the teachers put second, given that it is not "
-        f"gold? Its values follow theirs with **r = {found.r[student]:.2f}** ({in_words(found.r[student])})"
+        f"How probable does {show.literal(subject(student))} find the class that the teachers put second, given that "
+        f"it is not gold? Its values follow theirs with **r = {number(found.r[student])}** "
+        f"({in_words(found.r[student])})"
     )
     if len(voices) == 2:
-        words += f"; without distillation it is {found.r[BASELINE]:.2f}, which the data alone teach"
+        words += f"; without distillation it is {number(found.r[BASELINE])}, which the data alone teach"
     st.markdown(words + ". On the dashed line a student knows what no label told it.")
     hard = {"hard_N": found.voices[BASELINE], "hard_r": found.r[BASELINE]} if len(voices) == 2 else {}
     figure = runner_up_figure(
@@ -151,10 +61,11 @@ def runner_up(table: TaskTable) -> None:
         pairs = seed_pairs(table, student)
         each = runner_up_transfer(table, voices=tuple(name for pair in pairs.values() for name in pair)).r
         gain = paired_difference([each[taught] for _, taught in pairs.values()], [each[p] for p, _ in pairs.values()])
-        more = f", {signed(gain.mean, 2)} ± {gain.se:.2f}" if gain.n > 1 else f", {signed(gain.mean, 2)}"
+        more = f", {signed(gain.mean, 2)}" + (f" ± {gain.se:.2f}" if gain.n > 1 else "")
+        verdict = {"better": "higher", "worse": "lower"}.get(gain.verdict, gain.verdict)
         st.caption(
-            f"Seed by seed ({gain.n}), {show.literal(student)} minus the student without distillation: "
-            f"{'higher' if gain.verdict == 'better' else 'lower' if gain.verdict == 'worse' else gain.verdict}{more}."
+            f"r of {show.literal(subject(student))} minus r of the one without distillation, over "
+            f"{several(gain.n, 'seed')}: {verdict}{more}."
         )
 
 
@@ -199,15 +110,15 @@ def wrong_classes(table: TaskTable) -> None:
 
 def what_pulls(table: TaskTable) -> None:
     require_three_classes(table.task, "teaching about wrong classes")
-    student = chosen_student(table)
+    student = chosen_student(table, taught=True)
     found = decomposition(table, student=student)
     gold_n, labels = table.gold_N[found.rows], table.task.labels
     groups = ["all", *(label for c, label in enumerate(labels) if (gold_n == c).any())]
     masks = [np.ones(len(gold_n), bool), *(gold_n == c for c in range(len(labels)) if (gold_n == c).any())]
     st.markdown(
-        f"At temperature 1 the teachers' pull on {show.literal(student)} splits exactly in two: gold, weighted by how "
-        f"sure the teachers are of it, and what they say about the wrong classes. The second part, which no label "
-        f"holds, is **{found.others_share:.0%}** of it here."
+        f"At temperature 1 the teachers' pull on {show.literal(subject(student))} splits exactly in two: gold, "
+        f"weighted by how sure the teachers are of it, and what they say about the wrong classes. The second part, "
+        f"which no label holds, is **{found.others_share:.0%}** of it here."
     )
     figure = decomposition_bar(
         [float(found.gold[mask].mean()) for mask in masks], [float(found.others[mask].mean()) for mask in masks], groups
@@ -222,7 +133,7 @@ def what_pulls(table: TaskTable) -> None:
 
 # ---- who taught whom -----------------------------------------------------------------------------------------------
 def who_taught_whom(table: TaskTable) -> None:
-    student = chosen_student(table)
+    student = chosen_student(table, taught=True)
     whole, over = ledger(table, student=student), stability(table, student=student)
     net = whole.net
     verdict = "no difference" if net.low <= 0 <= net.high else "a gain" if net.share > 0 else "a loss"
@@ -267,7 +178,7 @@ def who_taught_whom(table: TaskTable) -> None:
 
 # ---- truth and people ----------------------------------------------------------------------------------------------
 def truth_and_people(table: TaskTable) -> None:
-    students = sorted(table.students, key=lambda name: (name != DEFAULT_STUDENT, name != BASELINE))
+    students = in_order(tuple(table.students))
     voices = (*(("teacher",) if table.has_teacher else ()), *students)
     have = {"truth": table.truth_NC is not None, "humans": table.humans_NC is not None}
     known = [name for name, is_known in have.items() if is_known]
@@ -281,7 +192,7 @@ def truth_and_people(table: TaskTable) -> None:
     for which in known:
         name = {"truth": "the truth", "humans": "people"}[which]
         found = distances(table, "truth" if which == "truth" else "humans", voices)
-        rows += [Interval(name, voice, *found.mean[voice]) for voice in voices]
+        rows += [Interval(name, name_of(voice), *found.mean[voice]) for voice in voices]
         if {DEFAULT_STUDENT, BASELINE} <= set(voices):
             gap = difference(found, DEFAULT_STUDENT, BASELINE)
             verdict = "**nearer** to" if gap.high < 0 else "**further** from" if gap.low > 0 else "**as far** from"
@@ -291,8 +202,9 @@ def truth_and_people(table: TaskTable) -> None:
                 f"{signed(gap.value, 3)} [{signed(gap.low, 3)}, {signed(gap.high, 3)}] on {gap.n:,} examples."
             )
     st.markdown(" ".join(said) or "Who is how far from what is known.")
+    roles = {name_of(voice): ROLE_OF[voice] for voice in voices if voice in ROLE_OF}
     metric = "Jensen–Shannon distance: 0 the same, 1 nothing in common"
-    show.figure(points_and_intervals(rows, metric=metric, roles=_roles(rows), digits=3), key="distances")
+    show.figure(points_and_intervals(rows, metric=metric, roles=roles, digits=3), key="distances")
     st.caption(
         "Means over examples with 95 % bootstrap intervals; a voice is the mean of its seeds. The intervals are about "
         "the choice of examples; the luck of training is in those of the controls."
@@ -301,38 +213,6 @@ def truth_and_people(table: TaskTable) -> None:
         limit = float(np.nanquantile(column(table, name := f"student_kl_{known[0]}"), 0.9))
         words = f"Open the tenth where the student is furthest (KL of {limit:.2f} nats or more)"
         links.explore_link(words, table.run, table.task, Filter(split=table.split).with_range(name, low=limit))
-
-
-# ---- words and roles -----------------------------------------------------------------------------------------------
-def chosen_student(table: TaskTable) -> str:
-    students = sorted((name for name in table.students if name != BASELINE), key=lambda name: name != DEFAULT_STUDENT)
-    if not students:
-        raise NotDefined(f"No taught student has predictions on split '{table.split}' of task '{table.task.name}'.")
-    return choice("Student", students, key="student", default=students[0], words=_words, width=360)
-
-
-def _words(variant: str) -> str:
-    return f"{variant}: {KEEPS[variant]}" if variant in KEEPS else variant
-
-
-def _roles(rows: list[Interval]) -> dict[str, Role]:
-    return {row.series: ROLES[row.series] for row in rows if row.series in ROLES}
-
-
-def _interval(found: Difference | None) -> tuple[float, float, float]:
-    assert found is not None
-    return 100 * found.mean, 100 * (found.mean - 2 * found.se), 100 * (found.mean + 2 * found.se)
-
-
-def _pm(mean: float, se: float) -> str:
-    return f"{100 * mean:.1f}" + (f" ± {100 * se:.1f}" if np.isfinite(se) else "")
-
-
-def _said(found: Difference | None) -> str:
-    if found is None:
-        return "–"
-    mean = signed(round(100 * found.mean, 1) + 0.0)  # no minus before a zero
-    return mean + (f" ± {100 * found.se:.1f}" if np.isfinite(found.se) else "")
 
 
 # ---- the page ------------------------------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ split and scored on the one that is shown, as in the pipeline.
 from __future__ import annotations
 
 from itertools import combinations
-from math import comb
 from typing import Any
 
 import numpy as np
@@ -15,33 +14,31 @@ import pandas as pd
 import streamlit as st
 
 from app import links, show
+from app.choosing import chosen_student, fit_table, in_order
 from app.state import choice, current_run, current_split, current_table, current_task, guarded
-from core.calibration import FloatArray, IntArray, nll_N
-from core.combining import FITTED, MAX_SUBSETS, MIN_ROWS, apply_recipe, fit_recipe
-from core.ensemble import STRATEGIES, q_statistic
-from core.metrics import Score, evaluate
+from app.words import METRICS, capital, name_of, subject, with_interval
+from core.combining import MIN_ROWS
+from core.ensemble import q_statistic
+from core.metrics import evaluate
 from core.plots import ensembles as plots
 from core.plots.matrices import agreement_matrix
 from core.plots.rankings import strategies as strategies_figure
 from core.plots.style import signed
-from core.refit import known_of
 from core.store import read_json
 from core.views import NotDefined
+from core.views import strategies as recipes
 from core.views.counts import confusion
 from core.views.derived import column
 from core.views.distances import mean_interval
 from core.views.ensembles import agreement, closest_member, leave_one_out, uncertainty
 from core.views.filters import Filter
-from core.views.paging import sample
 from core.views.table import BASELINE, DEFAULT_STUDENT, TaskTable, fingerprint, require_members
 from core.views.transfer import share_of
 
-SCORED_ROWS = 100_000  # every subset and strategy is scored on so many: a score of 80 is then known to 0.13 points
 VIEWS = {
     "agree": "Who agrees", "doubt": "Where doubt comes from", "size": "Size and strategy",
     "follow": "Whom the student follows",
 }  # fmt: skip
-METRICS = {"score": "score x 100", "nll": "NLL x 100", "kl_truth": "KL to the truth x 100"}
 WORDS = {
     "mean_probs": "mean of probabilities (the paper's)", "geometric_mean": "geometric mean",
     "mean_logits": "mean of logits", "weighted": "weighted by likelihood", "calibrated": "calibrated, then averaged",
@@ -52,7 +49,7 @@ WORDS = {
 # ---- who agrees ----------------------------------------------------------------------------------------------------
 def who_agrees(table: TaskTable) -> None:
     everyone = st.toggle("Every model", key="agree-all", help="Off: teachers, their mean, each kind of student, gold.")
-    few = (*table.members, *(("teacher",) if table.has_teacher else ()), *table.students)
+    few = (*table.members, *(("teacher",) if table.has_teacher else ()), *in_order(tuple(table.students)))
     voices = (*(table.model_names if everyone else few), *(("gold",) if table.has_gold.any() else ()))
     if len(voices) < 2:
         raise NotDefined("Fewer than two models have answers here, so nobody can agree with anybody.")
@@ -65,13 +62,16 @@ def who_agrees(table: TaskTable) -> None:
     }
     if pairs:
         (top, high), *_, (bottom, low) = sorted(pairs.items(), key=lambda item: -item[1]) * 2
-        a, b, c, d = (f"**{show.literal(voice)}**" for voice in (*top, *bottom))
+        a, b, c, d = (f"**{show.literal(name_of(voice))}**" for voice in (*top, *bottom))
         st.markdown(
             f"Most alike are {a} and {b} ({high:.0%} the same answers), least alike {c} and {d} ({low:.0%}). The row "
-            "of gold is accuracy. Click a cell to see where the two part."
+            "of gold is accuracy."
         )
-    selection = show.figure(agreement_matrix(found.share, voices), key=f"agree-{everyone}", on_select="rerun")
+    figure = agreement_matrix(found.share, [name_of(voice) for voice in voices])
+    selection = show.figure(figure, key=f"agree-{everyone}", on_select="rerun")
     cell = show.clicked(selection)
+    if cell is None:
+        st.caption("Click a cell to see where the two part, and to open those examples.")
     if cell is not None:
         pair_of_voices(table, *(voices[i] for i in divmod(cell, len(voices))))
 
@@ -116,23 +116,25 @@ def pair_of_voices(table: TaskTable, a: str, b: str) -> None:
     known_N = (a_N >= 0) & (b_N >= 0)
     apart_N = (a_N != b_N) & known_N
     n, share = int(apart_N.sum()), share_of(int((known_N & ~apart_N).sum()), int(known_N.sum()))
-    st.subheader(show.literal(f"{a} and {b}"), anchor=False)
+    first, second = name_of(a), name_of(b)
+    st.subheader(show.literal(capital(f"{first} and {second}")), anchor=False)
     words = f"They give one answer on {share.k:,} of {share.n:,} examples: {share.share:.1%}"
     words += f" [{share.low:.1%}, {share.high:.1%}]."
     if n and "gold" not in (a, b) and table.has_gold.any():
         with_a, with_b = (int((apart_N & (table.gold_N == said)).sum()) for said in (a_N, b_N))
         words += (
-            f" Of the {n:,} where they part, gold is with {show.literal(a)} on {with_a:,}, with {show.literal(b)} on "
+            f" Of the {n:,} where they part, gold is with {show.literal(first)} on {with_a:,}, with "
+            f"{show.literal(second)} on "
             f"{with_b:,}, with neither on {n - with_a - with_b:,}."
         )
     st.markdown(words)
     if n:
         counts = pd.DataFrame(
             confusion(table, a, b),
-            index=pd.Index(table.task.labels, name=f"{a} says"),
-            columns=[f"{b}: {label}" for label in table.task.labels],
+            index=pd.Index(table.task.labels, name=f"{first} says"),
+            columns=[f"{second}: {label}" for label in table.task.labels],
         )
-        st.dataframe(counts, width="content", alt=f"Answers of {a} (rows) and {b} (columns), counts.")
+        st.dataframe(counts, width="content", alt=f"Answers of {first} (rows) and {second} (columns), counts.")
     student = next((voice for voice in (a, b) if voice in table.voices and voice != "teacher"), None)
     if "teacher" in (a, b) and student is not None and n:
         differ = Filter(split=table.split, agree=False, student_is=student)
@@ -179,8 +181,10 @@ def size_and_strategy(table: TaskTable) -> None:
             "Of", list(found), key="pool", default=next(iter(found)), kind="segmented",
             words=lambda name: f"{len(found[name])} {'teachers' if name == 'teachers' else 'multi-task members'}",
         )  # fmt: skip
-        metrics = [metric for metric in METRICS if metric != "kl_truth" or table.truth_NC is not None]
-        metric = choice("Metric", metrics, key="metric", default="score", kind="segmented", words=METRICS.__getitem__)
+        metrics = ["score", "nll", *(["kl_truth"] if table.truth_NC is not None else [])]
+        metric = choice(
+            "Metric", metrics, key="metric", default="score", kind="segmented", words=lambda name: METRICS[name].title
+        )
     if not table.has_gold.any():
         raise NotDefined(f"Split '{table.split}' of task '{table.task.name}' has no gold to score an ensemble with.")
     # The fingerprint changes with every file of the task: an answer of another run's files is never shown.
@@ -189,135 +193,92 @@ def size_and_strategy(table: TaskTable) -> None:
     compare_strategies(table, found[pool], mark)
 
 
-def scored_rows(table: TaskTable) -> IntArray:
-    """All, or of very many rows a sample that is always the same."""
-    return sample(table, np.arange(len(table)), SCORED_ROWS)
-
-
 @st.cache_data(max_entries=30, show_spinner="Scoring every subset of members")
-def subset_scores(_table: TaskTable, models: tuple[str, ...], mark: Any) -> list[tuple[int, str, dict[str, float]]]:
-    """(size, names, scores) of the mean of every subset, as `core.combining.size_curve` averages them; of a size with
-    more than MAX_SUBSETS only the first members."""
-    rows = scored_rows(_table)
-    logits, known, found = [_table.outputs(name)[rows] for name in models], known_of(_table, rows), []
-    for k in range(1, len(models) + 1):
-        first = combinations(range(len(models)), k) if comb(len(models), k) <= MAX_SUBSETS else [tuple(range(k))]
-        for chosen in first:
-            mean_NC = STRATEGIES["mean_probs"](np.stack([logits[i] for i in chosen]).astype(np.float64))
-            scores = evaluate(_table.task, outputs=mean_NC, resamples=1, **known)
-            found.append((k, ", ".join(models[i] for i in chosen), {m: s.value for m, s in scores.items()}))
-    return found
+def subset_scores(_table: TaskTable, models: tuple[str, ...], mark: Any) -> list[recipes.Subset]:
+    return recipes.subset_scores(_table, models)
 
 
-def sizes(table: TaskTable, models: tuple[str, ...], metric: str, mark: Any) -> None:
-    rows = [
-        (k, names, 100 * scores[metric]) for k, names, scores in subset_scores(table, models, mark) if metric in scores
-    ]
-    chosen = scored_rows(table)
+def sizes(table: TaskTable, models: tuple[str, ...], name: str, mark: Any) -> None:
+    metric = METRICS[name]
+    found = [subset for subset in subset_scores(table, models, mark) if name in subset.scores]
+    rows = [(len(one.models), ", ".join(one.models), metric.factor * one.scores[name]) for one in found]
+    chosen = recipes.scored_rows(table)
+    known = recipes.known_of(table, chosen)
     of_seeds = [
-        evaluate(table.task, outputs=table.outputs(name)[chosen], resamples=1, **known_of(table, chosen))[metric].value
-        for name in table.students.get(DEFAULT_STUDENT, {}).values()
+        evaluate(table.task, outputs=table.outputs(model)[chosen], resamples=1, **known)[name].value
+        for model in table.students.get(DEFAULT_STUDENT, {}).values()
     ]
-    student = 100 * float(np.mean(of_seeds)) if of_seeds else None
-    one, every = (float(np.mean([score for k, _, score in rows if k == size])) for size in (1, len(models)))
-    before = next(score for _, names, score in rows if names == ", ".join(models[:-1]))
+    student = float(np.mean(of_seeds)) if of_seeds else None
+    one, every = (np.mean([s.scores[name] for s in found if len(s.models) == k]) for k in (1, len(models)))
+    before = next(subset.scores[name] for subset in found if subset.models == models[:-1])
     st.markdown(
-        f"One of {len(models)} has **{one:.1f}** on average, all together **{every:.1f}**; the last one added, "
-        f"{show.literal(models[-1])}, brings {signed(every - before)}."
-        + ("" if student is None else f" The distilled student, a single model, has {student:.1f}.")
+        f"One of {len(models)} has **{metric.say(one)} {metric.unit}** on average, all together "
+        f"**{metric.say(every)}**; the last one added, {show.literal(models[-1])}, brings "
+        f"{metric.say(every - before, sign=True)}."
+        + ("" if student is None else f" The distilled student, a single model, has {metric.say(student)}.")
     )
-    show.figure(plots.size_curve(rows, metric=METRICS[metric], student=student), key=f"size-{mark[-1]}-{metric}")
+    level = None if student is None else metric.factor * student
+    show.figure(plots.size_curve(rows, metric=metric.axis, student=level), key=f"size-{mark[-1]}-{name}")
 
 
 @st.cache_data(max_entries=30, show_spinner="Fitting and scoring the strategies")
 def strategy_scores(
     _table: TaskTable, _fit: TaskTable | None, models: tuple[str, ...], mark: Any
-) -> tuple[dict[str, dict[str, Score]], dict[str, tuple[FloatArray, FloatArray]], dict[str, str]]:
-    """Strategy -> scores with intervals; -> per example right (n,) and NLL (n,), for paired differences; and notes."""
-    names = [_table.task.labels] * len(models)
-    rows = scored_rows(_table)
-    shown, known_N, gold_N = [_table.outputs(name)[rows] for name in models], _table.has_gold[rows], _table.gold_N[rows]
-    scores, each, notes = {}, {}, {}
-    for strategy in (*STRATEGIES, *FITTED):
-        if strategy in FITTED and _fit is None:
-            continue
-        source = _table if _fit is None or strategy not in FITTED else _fit
-        fit_rows = scored_rows(source)
-        recipe = fit_recipe(
-            strategy, [source.outputs(name)[fit_rows] for name in models], source.gold_N[fit_rows],
-            label_names_per_member=names, split=source.split, reported_split=_table.split,
-            exchangeable=_table.task.kind == "ranking",
-        )  # fmt: skip
-        made_NC = apply_recipe(recipe, shown, label_names_per_member=names)
-        scores[strategy] = evaluate(_table.task, outputs=made_NC, resamples=400, **known_of(_table, rows))
-        right_n = (made_NC.argmax(axis=1) == gold_N)[known_N].astype(np.float64)
-        each[strategy] = right_n, nll_N(made_NC[known_N], gold_N[known_N])
-        if recipe.note:
-            notes[strategy] = recipe.note
-    return scores, each, notes
+) -> dict[str, recipes.Combined]:
+    return recipes.strategy_scores(_table, _fit, models)
 
 
 def compare_strategies(table: TaskTable, models: tuple[str, ...], mark: Any) -> None:
     st.subheader("Ways to combine them", anchor=False)
-    fit = fit_table(table, models)
-    scores, each, notes = strategy_scores(table, fit, models, (*mark, fit.split if fit else "no fit"))
-    own = read_json(table.run.path / "ensembles.json") if (table.run.path / "ensembles.json").exists() else {}
-    chosen = own.get(table.models.taught_by or "", {}).get("strategy", "")
-    best = max(scores, key=lambda name: scores[name]["score"].value)
-    gain = mean_interval(each[best][0] - each["mean_probs"][0])
-    lower = {name: mean_interval(each[name][1] - each["mean_probs"][1]).high for name in scores if name != "mean_probs"}
-    better = [WORDS[name] for name, high in lower.items() if high < 0]
+    fit = fit_table(table, models, min_rows=MIN_ROWS)
+    found = strategy_scores(table, fit, models, (*mark, fit.split if fit else "no fit"))
+    path = table.run.path / "ensembles.json"
+    own = (read_json(path) if path.exists() else {}).get(table.models.taught_by or "", {}).get("strategy", "")
+    plain, best = found["mean_probs"], max(found, key=lambda name: found[name].scores["score"].value)
+    gain = mean_interval(found[best].right - plain.right)
+    better = [WORDS[name] for name, one in found.items() if name != "mean_probs"
+              and mean_interval(one.nll - plain.nll).high < 0]  # fmt: skip
     words = "No strategy has a higher score than the plain mean of probabilities."
     if best != "mean_probs":
-        verdict = (
-            "no difference" if gain.low <= 0 else "better, though it was picked as the first of many on this split"
-        )
+        verdict = "no difference"
+        if gain.low > 0:
+            verdict = "better, though it was picked as the first of many on this split"
         words = (
-            f"First is **{WORDS[best]}**: {signed(100 * gain.value)} points of accuracy against the plain mean "
-            f"[{signed(100 * gain.low)}, {signed(100 * gain.high)}], {verdict}."
+            f"First is **{WORDS[best]}**: {with_interval(gain, factor=100, sign=True)} points of accuracy against the "
+            f"plain mean, {verdict}."
         )
-    st.markdown(f"{words} A lower NLL than the plain mean, beyond its interval: {', '.join(better) or 'none'}.")
-    rows = [("", WORDS[name], *(100 * v for v in of["score"][:3]), of["score"].n) for name, of in scores.items()]
-    show.figure(
-        strategies_figure(rows, metric=METRICS["score"], chosen=WORDS.get(chosen, "")), key=f"strategies-{mark[-1]}"
-    )
-    columns = {name: label for name, label in {**METRICS, "ece": "ECE x 100"}.items() if name in scores["mean_probs"]}
-    cells = {label: [100 * of[name].value for of in scores.values()] for name, label in columns.items()}
-    frame = pd.DataFrame({"strategy": [WORDS[name] for name in scores], **cells})
-    frame["fitted on"] = ["–" if fit is None or name not in FITTED else fit.split for name in scores]
-    if notes:
-        frame["note"] = [notes.get(name, "") for name in scores]
+    st.markdown(f"{words} A lower log loss than the plain mean, beyond its interval: {', '.join(better) or 'none'}.")
+    rows = [("", WORDS[name], *(100 * v for v in one.scores["score"][:3]), one.scores["score"].n)
+            for name, one in found.items()]  # fmt: skip
+    figure = strategies_figure(rows, metric=METRICS["score"].axis, chosen=WORDS.get(own, ""))
+    show.figure(figure, key=f"strategies-{mark[-1]}")
+    columns = {METRICS[name]: name for name in ("score", "nll", "kl_truth", "ece") if name in plain.scores}
+    frame = pd.DataFrame({"strategy": [WORDS[name] for name in found]})
+    for metric, name in columns.items():
+        frame[metric.axis] = [metric.factor * one.scores[name].value for one in found.values()]
+    frame["fitted on"] = [fit.split if fit is not None and one.is_fitted else "nothing" for one in found.values()]
+    if any(one.note for one in found.values()):
+        frame["note"] = [one.note or "" for one in found.values()]
+    number = {m.axis: st.column_config.NumberColumn(m.axis, format=f"%.{m.digits}f") for m in columns}
     st.dataframe(
-        frame, hide_index=True, width="stretch", alt="Scores of every way to combine the members.",
-        column_config={label: st.column_config.NumberColumn(label, format="%.1f") for label in columns.values()},
-    )  # fmt: skip
-    why = "" if fit is not None else " Fitted strategies need a labelled split that is neither shown nor trained on."
-    few = f" Sizes and strategies are scored on {SCORED_ROWS:,} of the {len(table):,} examples, always the same."
-    why += few if len(table) > SCORED_ROWS else ""
-    st.caption(
-        f"Scored on {table.split}, 95 % bootstrap intervals over examples; higher scores, lower NLL, KL and ECE are "
-        f"better. Geometric mean and mean of logits are one distribution.{why}"
+        frame, hide_index=True, width="stretch", alt="Scores of every way to combine the members.", column_config=number
     )
-
-
-def fit_table(table: TaskTable, models: tuple[str, ...]) -> TaskTable | None:
-    """The selection split, if it may be fitted on."""
-    if table.split == "selection":
-        return None
-    try:
-        fit = current_table(table.run, table.task, "selection")
-    except ValueError:
-        return None
-    return fit if all(fit.has(name) for name in models) and int(fit.has_gold.sum()) >= MIN_ROWS else None
+    why = "" if fit is not None else " Fitted strategies need a labelled split that is neither shown nor trained on."
+    few = (
+        f" Sizes and strategies are scored on {recipes.SCORED_ROWS:,} of the {len(table):,} examples, always the same."
+    )
+    why += few if len(table) > recipes.SCORED_ROWS else ""
+    st.caption(
+        f"Scored on {table.split}, 95 % bootstrap intervals over examples; a higher score and a lower loss, KL and "
+        f"calibration error are better. Geometric mean and mean of logits are one distribution.{why}"
+    )
 
 
 # ---- whom the student follows --------------------------------------------------------------------------------------
 def follow(table: TaskTable) -> None:
     members = require_members(table, "the closest member")
-    voices = sorted(table.students, key=lambda name: (name != DEFAULT_STUDENT, name != BASELINE))
-    if not voices:
-        raise NotDefined(f"No student has predictions on split '{table.split}' of task '{table.task.name}'.")
-    student = choice("Student", voices, key="student", default=voices[0], kind="segmented")
+    student = chosen_student(table)
+    who = show.literal(subject(student))
     closest = closest_member(table, student=student)
     name, n = max(closest.counts.items(), key=lambda item: item[1])
     share = share_of(n, len(closest.rows))
@@ -325,7 +286,7 @@ def follow(table: TaskTable) -> None:
     more = "more than" if share.low > even else "no more than"
     st.markdown(
         f"On **{share.share:.0%}** of the examples [{share.low:.0%}, {share.high:.0%}] the member nearest to "
-        f"{show.literal(student)} is **{show.literal(name)}**, {more} an even share of {even:.0%}. A student of the "
+        f"{who} is **{show.literal(name)}**, {more} an even share of {even:.0%}. A student of the "
         "mean has no favourite; the one nearest in most examples is often simply the least extreme."
     )
     show.figure(plots.closest_member(list(closest.counts.values()), list(closest.counts)), key=f"closest-{student}")
@@ -340,7 +301,7 @@ def follow(table: TaskTable) -> None:
     words = (
         f"Leaving one member out changes the mean's answer {hang:,} times, most often without "
         f"**{show.literal(most.member)}** ({len(most.rows):,} of {len(table):,} examples). There "
-        f"{show.literal(student)} says what all together say in **{stayed.share:.0%}** [{stayed.low:.0%}, "
+        f"{who} says what all together say in **{stayed.share:.0%}** [{stayed.low:.0%}, "
         f"{stayed.high:.0%}]"
     )
     if BASELINE in table.students and student != BASELINE:

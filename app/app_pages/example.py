@@ -62,6 +62,8 @@ def panel(table: TaskTable, row: int, student: str, *, wide: bool) -> None:
     left, right = st.columns([2, 3], gap="medium") if wide else (st.container(), st.container())
     with left:
         cards.text_box(table, row, student)
+        if said := cards.story(table, row, student):
+            st.markdown(said)
     with right:
         try:
             fig = cards.card(table, row, student)

@@ -23,10 +23,12 @@ from app.filtering import (
 )
 from core.calibration import IntArray
 from core.config import digest
-from core.plots.densities import density_scatter
+from core.plots.densities import Group, density_scatter
+from core.plots.style import GAIN, LOSS
 from core.store import Run
 from core.tasks import Task
 from core.views import paging
+from core.views.cohorts import GAINS, LOSSES
 from core.views.derived import COHORTS, COLUMNS, available, column
 from core.views.filters import Filter, apply, in_words, to_query
 from core.views.table import BASELINE, TaskTable
@@ -95,7 +97,10 @@ def density(run: Run, task: Task, table: TaskTable, filter_: Filter) -> None:
         show.empty("Nothing to draw", f"None of these examples has both {COLUMNS[x].words} and {COLUMNS[y].words}.")
         return
     drawn = np.searchsorted(known, paging.sample(table, known))
-    fig = density_scatter(x_N[known], y_N[known], drawn, x_name=COLUMNS[x].words, y_name=COLUMNS[y].words)
+    fig = density_scatter(
+        x_N[known], y_N[known], drawn, x_name=COLUMNS[x].words, y_name=COLUMNS[y].words,
+        groups=changed_answers(table, student, known),
+    )  # fmt: skip
     if len(known) < FEW:
         fig.update_traces(showscale=False, selector={"type": "heatmap"})
     ranges = {entry.column: entry for entry in filter_.ranges}
@@ -121,6 +126,18 @@ def density(run: Run, task: Task, table: TaskTable, filter_: Filter) -> None:
     st.caption(
         "Click a point to open its example." if mouse == "pan" else "What lies in a rectangle is kept, drawn or not."
     )
+
+
+def changed_answers(table: TaskTable, student: str, rows: IntArray) -> list[Group]:
+    """Where distillation changed a wrong answer into a right one, and the other way round."""
+    if "cohort" not in available(table, student=student):
+        return []
+    codes = column(table, "cohort", student=student)[rows]
+    gained, lost = (np.isin(codes, [COHORTS.index(name) for name in names]) for names in (GAINS, LOSSES))
+    return [
+        Group("right by distillation", gained, GAIN, "circle"),
+        Group("wrong by distillation", lost, LOSS, "x"),
+    ]
 
 
 def open_row(run: Run, task: Task, table: TaskTable, row: int, filter_: Filter) -> None:
@@ -183,12 +200,15 @@ def turned(key: str) -> None:
 
 
 COLUMN_CONFIG = {
-    "text": st.column_config.TextColumn(width=290),
-    "second text": st.column_config.TextColumn(width=230),
-    "candidates": st.column_config.ListColumn(width=320),
+    "text": st.column_config.TextColumn(width=220),
+    "second text": st.column_config.TextColumn(width=180),
+    "candidates": st.column_config.ListColumn(width=300),
+    **{name: st.column_config.TextColumn(width=96) for name in ("gold", "teacher", "student", "no KD")},
+    "cohort": st.column_config.TextColumn(width=84, help="Who is right: see the filter on the left"),
+    "KL": st.column_config.NumberColumn(format="%.3f", width=64, help="KL(teacher, student) in nats"),
     **{
         name: st.column_config.NumberColumn(format="%.3f", width=82)
-        for name in ("KL", "entropy", "disagreement", "gold value", "teacher ", "student ", "gap")
+        for name in ("entropy", "disagreement", "gold value", "teacher ", "student ", "gap")
     },
 }
 

@@ -7,26 +7,23 @@ Which of them is a training and which is not stands in every caption.
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import streamlit as st
 
 from app import links, show
+from app.choosing import in_order
 from app.state import choice, current_run, current_split, current_table, current_task, guarded
+from app.words import METRICS, with_interval
 from core.calibration import log_probs_NC
-from core.comparisons import mean_and_se
 from core.metrics import Score, evaluate
 from core.plots.comparisons import points_and_intervals
 from core.plots.gradients import cosine_histogram, gradient_scatter
 from core.plots.grids import Star, SweepPoint, alpha_temperature_map, sweep_figure
 from core.plots.style import PAPER_ALPHA, PAPER_TEMPERATURE, signed
 from core.plots.whatif import what_if_card
-from core.refit import LOSSES, Refit, known_of, refit, require_linear_head
+from core.refit import LOSSES, Refit, refit, require_linear_head
 from core.store import Run
 from core.views import NotDefined
 from core.views.derived import column
@@ -34,11 +31,10 @@ from core.views.distances import mean_interval
 from core.views.filters import Filter
 from core.views.gradients import ALPHAS, TEMPERATURES, Grid, Norms, gradient_norms, loss_grid, what_if
 from core.views.paging import SAMPLE_ROWS, sample
-from core.views.roles import role_of
-from core.views.table import DEFAULT_STUDENT, TaskTable, fingerprint
+from core.views.strategies import known_of
+from core.views.sweeps import Trained, sweep_files, trained_settings
+from core.views.table import TaskTable, fingerprint
 
-# alpha, temperature, mean score over kd's seeds, its standard error; folders of the cell and of its base run.
-Trained = tuple[float, float, float, float, str, str]
 VIEWS = {"one": "One example", "all": "The data set", "refit": "Refit a head"}
 CARD_TEMPERATURES = TEMPERATURES[::2]  # each is a frame of the figure for every alpha
 REFIT_TEMPERATURES = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
@@ -152,7 +148,7 @@ def data_set(table: TaskTable, student: str) -> None:
     }[which]
     points = sweep_points(table)
     title, unit = MAPS[which]
-    stars = [Star(alpha, t, 100 * mean, Path(cell).name) for alpha, t, mean, _, cell, _ in points.get("score", [])]
+    stars = [Star(one.alpha, one.temperature, 100 * one.mean, one.cell) for one in points.get("score", [])]
     words = {
         "entropy": f"At the paper's point the mixed target holds **{found.target_entropy[a, k]:.2f}** of at most "
         f"{np.log(table.task.n_outputs):.2f} nats: gold alone has 0, the teachers alone "
@@ -171,11 +167,10 @@ def data_set(table: TaskTable, student: str) -> None:
     )
     if points:
         st.subheader("What students trained with other settings scored", anchor=False)
-        shown = {"score": "score x 100", "kl_truth": "KL to the truth x 100"}
         rows = [
-            SweepPoint(alpha, t, 100 * mean, 100 * (mean - 2 * se), 100 * (mean + 2 * se), shown[metric])
-            for metric, of_metric in points.items()
-            for alpha, t, mean, se, _, _ in of_metric
+            SweepPoint(one.alpha, one.temperature, *METRICS[name].interval(one.mean, one.se), METRICS[name].axis)
+            for name, of_metric in points.items()
+            for one in of_metric
         ]
         show.figure(sweep_figure(rows), key="sweep")
         st.caption(
@@ -228,39 +223,13 @@ def example_line(table: TaskTable, row: int, norms: Norms) -> None:
 
 
 def sweep_points(table: TaskTable) -> dict[str, list[Trained]]:
-    """By metric, from every `sweep.parquet` in the folder of runs whose cells were made from this run, or of which it
-    is one."""
-    run, found = table.run, {}
-    for file in sorted({*run.path.parent.glob("*/sweep.parquet"), *run.path.parent.glob("sweep.parquet")}):
-        for metric, trained in _cells(str(file), file.stat().st_mtime_ns, table.task.name, table.split).items():
-            mine = [entry for entry in trained if str(run.path.resolve()) in entry[4:]]
-            if mine:
-                found.setdefault(metric, []).extend(mine)
-    return found
+    mark = tuple((str(file), file.stat().st_mtime_ns) for file in sweep_files(table.run))
+    return _sweep_points(table.run, str(table.run.path), table.task.name, table.split, mark)
 
 
 @st.cache_data(max_entries=20, show_spinner=False)
-def _cells(file: str, mark: int, task: str, split: str) -> dict[str, list[Trained]]:
-    data, folder = pq.read_table(file), Path(file).resolve().parent
-    if not {"cell", "model", "task", "split", "metric", "value"} <= set(data.column_names):
-        return {}
-    data = data.filter(pc.and_(pc.equal(data["task"], task), pc.equal(data["split"], split)))
-    seen: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for row in data.to_pylist():
-        role = role_of(row["model"], [task])
-        if row["metric"] in ("score", "kl_truth") and role is not None and role.variant == DEFAULT_STUDENT:
-            seen.setdefault((row["metric"], row["cell"]), []).append(row)
-    found: dict[str, list[Trained]] = {}
-    for (metric, cell), rows in seen.items():
-        path = folder / Path(cell).name / "run.json"
-        manifest = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        distill = (manifest.get("config") or {}).get("distill", {})
-        alpha, t = (rows[0].get(name, distill.get(name)) for name in ("alpha", "temperature"))
-        if alpha is not None:
-            mean, se, _ = mean_and_se([row["value"] for row in rows])
-            base = str(Path(manifest.get("base", "")).resolve())
-            found.setdefault(metric, []).append((float(alpha), float(t or 1.0), mean, se, str(path.parent), base))
-    return found
+def _sweep_points(_run: Run, path: str, task: str, split: str, mark: Any) -> dict[str, list[Trained]]:
+    return trained_settings(_run, task, split)
 
 
 # ---- a head that is fitted anew ------------------------------------------------------------------------------------
@@ -309,20 +278,22 @@ def refit_live(table: TaskTable, model: str) -> None:
     gain = mean_interval(right[0] - right[1])
     verdict = "no difference" if gain.low <= 0 <= gain.high else "better" if gain.value > 0 else "worse"
     st.markdown(
-        f"Against a head on gold alone: **{verdict}**, {signed(100 * gain.value)} points "
-        f"[{signed(100 * gain.low)}, {signed(100 * gain.high)}] of accuracy on {gain.n:,} examples."
+        f"Against a head on gold alone: **{verdict}**, {with_interval(gain, factor=100, sign=True)} points of accuracy "
+        f"on {gain.n:,} examples."
     )
-    metrics = {"accuracy": "accuracy (%)", "kl_truth": "KL to the truth x 100", "nll": "NLL x 100"}
-    shown = [metric for metric in metrics if metric in found.scores][:2]
-    for metric, place in zip(shown, st.columns(len(shown)), strict=True):
+    shown = [name for name in ("accuracy", "kl_truth", "nll") if name in found.scores][:2]
+    for name, place in zip(shown, st.columns(len(shown)), strict=True):
+        metric = METRICS[name]
         intervals = [
-            (series, "student", *(100 * value for value in scores[metric][:3]), scores[metric].n)
+            (series, "student", *(metric.factor * value for value in scores[name][:3]), scores[name].n)
             for series, scores in rows.items()
-            if metric in scores
+            if name in scores
         ]
         with place:
-            figure = points_and_intervals(intervals, metric=metrics[metric], roles={"student": "student"})
-            show.figure(figure.update_layout(showlegend=False), key=f"refit-{metric}")
+            figure = points_and_intervals(
+                intervals, metric=metric.axis, roles={"student": "student"}, digits=metric.digits
+            )
+            show.figure(figure.update_layout(showlegend=False), key=f"refit-{name}")
     st.caption(
         f"Fitted on {found.n_fitted:,} of {found.n_rows:,} rows of split {found.fitted_on} in {found.seconds:.2f} s "
         f"({found.head.n_steps} steps), scored on {table.split}; 95 % intervals over examples. The trained student's "
@@ -333,7 +304,7 @@ def refit_live(table: TaskTable, model: str) -> None:
 # ---- the page ------------------------------------------------------------------------------------------------------
 def student_models(table: TaskTable) -> list[str]:
     """Single checkpoints, kd's first: a mean over seeds has no loss of its own."""
-    variants = sorted(table.students, key=lambda name: name != DEFAULT_STUDENT)
+    variants = in_order(tuple(table.students))
     return [model for variant in variants for model in table.students[variant].values()]
 
 

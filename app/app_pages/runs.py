@@ -212,7 +212,7 @@ def log_view(run: Run) -> None:
     shown = {
         "time": [None if line.get("time") is None else int(1000 * line["time"]) for line in lines],
         **{name: [str(line.get(name, "")) for line in lines] for name in known[1:]},
-        "more": [", ".join(f"{key} {value}" for key, value in line.items() if key not in known) for line in lines],
+        "more": [", ".join(f"{key} {short(line[key])}" for key in line if key not in known) for line in lines],
     }
     shown["time"] = pa.array(shown["time"], pa.timestamp("ms"))
     st.caption(f"The last {len(lines)} lines, newest first; times are UTC.")
@@ -226,6 +226,15 @@ def log_view(run: Run) -> None:
         },
         alt=f"The last {len(lines)} lines of the log of run {run.path.name}",
     )
+
+
+def short(value: Any) -> str:
+    """Numbers to four digits, wherever in a value they stand."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {short(one)}" for key, one in value.items())
+    return str(value)
 
 
 # ---- the page ------------------------------------------------------------------------------------------------------

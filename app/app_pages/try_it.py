@@ -6,29 +6,64 @@ is asked again.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import pyarrow as pa
 import streamlit as st
 
-from app import asking, cards, show, state
+from app import asking, cards, show, state, words
 from app.asking import Question
 from core.config import digest
 from core.store import Run, read_json
 from core.tasks import Task
 from core.views.catalogue import Models, models_of_run
 from core.views.paging import sample
-from core.views.table import BASELINE, DEFAULT_STUDENT, Text
+from core.views.table import BASELINE, DEFAULT_STUDENT, TaskTable, Text
 
 
-def prefilled(run: Run, task: Task, split: str) -> Text | None:
+class Start(NamedTuple):
+    """The example that the fields begin with, and what the run said of it."""
+
+    table: TaskTable
+    row: int
+    text: Text
+
+
+def start_of(run: Run, task: Task, split: str) -> Start | None:
     """The example of the URL's `ex`, else one of the data, so that there is something to change."""
     try:
         table = state.current_table(run, task, split)
         asked = st.query_params.get("ex")
         row = table.row_of(asked) if asked is not None else int(sample(table, np.arange(len(table)), 1)[0])
-        return table.texts([row])[0]
+        return Start(table, row, table.texts([row])[0])
     except (ValueError, OSError):
         return None
+
+
+def is_unchanged(question: Question, text: Text) -> bool:
+    return question == Question(text.text_a, text.text_b, text.candidates and tuple(text.candidates))
+
+
+def what_the_change_did(start: Start, answers: dict[str, np.ndarray | float], panel: asking.Panel, student: str) -> str:
+    """What each voice says now against what it said of the text that the fields began with."""
+    table, row = start.table, start.row
+    models = {"teacher": panel.teachers, student: panel.students.get(student, ())}
+    models[BASELINE] = panel.students.get(BASELINE, ())
+    moved: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    for voice, names in models.items():
+        said = [np.atleast_1d(answers[name]) for name in names if name in answers]
+        if said and voice in table.voices:
+            old = table.values(voice)[[row]] if table.is_regression else table.probs(voice)[row]
+            moved[voice] = np.asarray(old, float), np.mean(said, axis=0)
+    if not moved:
+        return ""
+    # The class that moved most over all voices is the one to speak of.
+    most = int(np.abs(np.sum([new - old for old, new in moved.values()], axis=0)).argmax())
+    labels = ["the value"] if table.is_regression else cards.labels_of(table.task, start.text)
+    of = labels[0] if table.is_regression else f"the probability of **{show.literal(labels[most])}**"
+    each = (f"{words.name_of(voice)} {old[most]:.2f} → **{new[most]:.2f}**" for voice, (old, new) in moved.items())
+    return f"Against the text that you began with, {of} goes: {', '.join(each)}."
 
 
 def question_form(task: Task, start: Text | None) -> Question:
@@ -64,7 +99,10 @@ def recipe_note(run: Run, models: Models) -> str:
     return "" if strategy == "mean_probs" else f" This run's students were taught by another recipe, {strategy}."
 
 
-def ask_everybody(run: Run, task: Task, question: Question, panel: asking.Panel, student: str) -> None:
+def ask_everybody(
+    run: Run, task: Task, question: Question, panel: asking.Panel, student: str
+) -> dict[str, np.ndarray | float]:
+    """Draws what they say as far as it is there; returns it."""
     answers: dict[str, np.ndarray | float] = {}
     slot, bar = st.empty(), st.empty()
     everybody = [*panel.teachers, *panel.students.get(student, ()), *panel.students.get(BASELINE, ())]
@@ -91,6 +129,19 @@ def ask_everybody(run: Run, task: Task, question: Question, panel: asking.Panel,
             column_config={name: number for name in said if name not in ("model", "answer")},
             alt=f"Answers of {len(everybody)} models",
         )
+    return answers
+
+
+def not_asked_yet(start: Start | None, student: str) -> None:
+    show.empty(
+        "Nobody has been asked yet",
+        "Change a word and ask. The first question loads torch, which takes some seconds; after that every change of "
+        "the text is answered at once.",
+        icon=":material/forum:",
+    )
+    if start is not None and start.table.voices:
+        st.caption(f"What they said of {show.literal(start.text.example_id)} in the run:")
+        show.figure(cards.card(start.table, start.row, student), key=f"before-{start.text.example_id}-{student}")
 
 
 # ---- the page ------------------------------------------------------------------------------------------------------
@@ -102,19 +153,20 @@ with state.guarded("This cannot be asked"):
     panel = asking.panel_of(run, models, task)
     if not panel.everybody:
         if panel.missing:
-            words = (
+            why = (
                 f"Their predictions are here, their weights are not: {', '.join(panel.missing)}. A run may be kept "
                 "without weights; everything but this page reads it. This trains them again:"
             )
             again = f"python -m core run --out {run.path} --from multitask --set runtime.keep_models=true"
-            show.empty("The models' weights were deleted", words, again, icon=":material/weight:")
+            show.empty("The models' weights were deleted", why, again, icon=":material/weight:")
         else:
-            words = f"This run has no teacher and no student of task {task.name} yet."
-            show.empty("Nobody to ask yet", words, f"python -m core run --out {run.path}", icon=":material/person_off:")
+            why = f"This run has no teacher and no student of task {task.name} yet."
+            show.empty("Nobody to ask yet", why, f"python -m core run --out {run.path}", icon=":material/person_off:")
         state.stop()
     left, right = st.columns([2, 3], gap="medium")
     with left:
-        question = question_form(task, prefilled(run, task, split))
+        start = start_of(run, task, split)
+        question = question_form(task, start.text if start else None)
         variants = [name for name in panel.students if name != BASELINE] or list(panel.students)
         student = DEFAULT_STUDENT
         if variants:
@@ -128,21 +180,18 @@ with state.guarded("This cannot be asked"):
                 st.session_state["asked"] = True
             teachers = "teachers" if task.has_teacher else "members"
             n_students = sum(map(len, panel.students.values()))
-            who = f"{len(panel.teachers)} {teachers}, {n_students} students"
+            who = f"{words.several(len(panel.teachers), teachers[:-1])}, {words.several(n_students, 'student')}"
             st.caption(wrong or who)
         if panel.missing:
             show.plain(f"Without weights, hence silent: {', '.join(panel.missing)}.", faint=True)
     with right:
         if wrong is not None or not st.session_state.get("asked"):
-            show.empty(
-                "Nobody has been asked yet",
-                "Change the text and ask. The first question loads torch, which takes some seconds; after that every "
-                "change of the text is answered at once.",
-                icon=":material/forum:",
-            )
+            not_asked_yet(start, student)
             state.stop()
         if not asking.is_loaded():
             with st.spinner("Loading torch and the models' code, once for this server", show_time=True):
                 asking.load()
-        ask_everybody(run, task, question, panel, student)
+        answers = ask_everybody(run, task, question, panel, student)
+        if start is not None and not is_unchanged(question, start.text):
+            st.markdown(what_the_change_did(start, answers, panel, student))
         st.caption(f"The violet line is the mean of the teachers' answers.{show.literal(recipe_note(run, models))}")

@@ -51,13 +51,15 @@ def points_and_intervals(
     zero_line: bool = False,
     roles: Mapping[str, Role] | None = None,
     digits: int = 1,
+    row_px: int | None = None,
     title: str = "",
 ) -> go.Figure:
     """The headline: per group (task) and series a point with its interval, groups and series in order of appearance.
 
     With `zero_line` the values are differences: a marker is filled where its interval leaves zero out, open where it
-    does not or is unknown. `roles` gives a series its role's colour and symbol; others get their own. `customdata` is
-    the row's number. Raises `ValueError` for no rows and for a role that does not exist.
+    does not or is unknown. `roles` gives a series its role's colour and symbol; others get their own. `row_px` is the
+    height of a group (None: what its series need), so that two figures can stand side by side. `customdata` is the
+    row's number. Raises `ValueError` for no rows and for a role that does not exist.
 
     Example: `points_and_intervals([("nli", "kd", 1.9, 1.1, 2.7, 5)], metric="KD minus no KD (points)", zero_line=True,
     roles={"kd": "student"})`.
@@ -102,7 +104,7 @@ def points_and_intervals(
     said = "; ".join(_said(row, digits, zero_line) for row in intervals[:6])
     more = f"; and {len(intervals) - 6} more" if len(intervals) > 6 else ""
     subtitle = "filled: over 2 standard errors from 0; open: no difference" if zero_line else ""
-    height = 112 + len(groups) * max(36, 8 + 17 * len(series)) + 20 * zero_line
+    height = 112 + len(groups) * (row_px or max(36, 8 + 17 * len(series))) + 20 * zero_line
     return finish(fig, alt=f"{metric}: {said}{more}.", height=height, title=title, subtitle=subtitle)
 
 

@@ -11,6 +11,7 @@ Shapes: N examples, D drawn, B bins a side.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +24,15 @@ from core.plots.style import DENSITY, DIVERGING, INK, NEUTRAL, colour_bar, escap
 N_BINS = 100
 ENTROPY_BINS = 60
 Range = tuple[float, float]
+
+
+class Group(NamedTuple):
+    """Examples that are marked in a scatter: `is_in_N` (N,) flags."""
+
+    name: str
+    is_in_N: npt.NDArray[np.bool_]
+    colour: str
+    symbol: str
 
 
 class CellRanges(NamedTuple):
@@ -101,12 +111,13 @@ def density_scatter(
     colour_N: npt.ArrayLike | None = None,
     colour_name: str = "",
     colour_range: Range | None = None,
+    groups: Sequence[Group] = (),
     diagonal: bool = False,
     title: str = "",
 ) -> go.Figure:
     """Any two quantities of all examples. `sample_rows` are the positions that are drawn as points, at most 20,000
     (None: chosen by hash); `customdata` is the position. `colour_N` colours the points, diverging where `colour_range`
-    lies around 0.
+    lies around 0. `groups` are marked by colour and symbol instead and drawn on top, with a legend.
 
     Raises `ValueError` for different lengths, for no finite pair, and for a larger sample.
     Example: `density_scatter(h_teacher_N, h_student_N, x_name="teachers' entropy (nats)", y_name="student's (nats)")`.
@@ -138,7 +149,17 @@ def density_scatter(
             "colorbar": colour_bar(escaped(colour_name)),
         }
         hover += f"<br>{escaped(colour_name)} <b>%{{marker.color:.2f}}</b>"
-    fig.add_trace(point_layer(x[rows], y[rows], rows, hover=hover, **more))
+    rest = np.ones(len(rows), bool)
+    for group in groups:
+        rest &= ~np.asarray(group.is_in_N)[rows]
+    fig.add_trace(point_layer(x[rows[rest]], y[rows[rest]], rows[rest], hover=hover, **more))
+    for group in groups:
+        mine = rows[np.asarray(group.is_in_N)[rows]]
+        layer = point_layer(
+            x[mine], y[mine], mine, hover=f"<b>{escaped(group.name)}</b><br>{hover}", colour=group.colour,
+            symbol=group.symbol, opacity=0.9,
+        )  # fmt: skip
+        fig.add_trace(layer.update(showlegend=True, name=escaped(group.name)))
     if diagonal:
         _diagonal(fig, x_range)
     fig.update_xaxes(title_text=escaped(x_name, 60), range=x_range)
@@ -146,7 +167,7 @@ def density_scatter(
     both = ok_N.sum()
     r = np.corrcoef(x[ok_N], y[ok_N])[0, 1] if both > 1 and np.ptp(x[ok_N]) > 0 < np.ptp(y[ok_N]) else float("nan")
     alt = f"{y_name} against {x_name} for {both:,} examples; correlation {spoken(float(r))}."
-    return finish(fig, alt=alt, height=460, title=title, subtitle=drawn_text(len(rows), int(both)), legend=False)
+    return finish(fig, alt=alt, height=460, title=title, subtitle=drawn_text(len(rows), int(both)), legend=bool(groups))
 
 
 def entropy_transfer(

@@ -30,6 +30,7 @@ from core.plots.style import (
 )
 
 MAX_STRETCHES = 400
+SPREAD = 0.02  # of subsets of one size, half the width, as a share of the axis
 MEMBER, TEACHER, STUDENT = (ROLES[role].colour for role in ("member", "teacher", "student"))
 
 
@@ -150,7 +151,7 @@ def size_curve(
     # Spread within a size by order of appearance: the same picture each time.
     spread = np.zeros(len(size))
     for at in (np.flatnonzero(size == s) for s in sizes):
-        spread[at] = np.linspace(-0.12, 0.12, len(at)) if len(at) > 1 else 0.0
+        spread[at] = SPREAD * len(sizes) * np.linspace(-1, 1, len(at)) if len(at) > 1 else 0.0
     fig = go.Figure(
         [
             go.Scatter(

@@ -133,7 +133,8 @@ def runner_up_transfer(
             col=column,
         )
         said.append(f"{look.name} {found}")
-    fig.update_yaxes(title_text="student", range=[-0.02, 1.02], dtick=0.25, row=1, col=1)
+    fig.update_yaxes(range=[-0.02, 1.02], dtick=0.25)
+    fig.update_yaxes(title_text="student", row=1, col=1)
     n = int(np.isfinite(teacher).sum())
     alt = f"Probability of the teachers' runner-up given not gold, {n:,} examples: {'; '.join(said)}."
     subtitle = f"P(teachers' runner-up | not gold), {n:,} examples"

@@ -8,6 +8,8 @@ Shapes: E epochs, N training examples, C classes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +22,9 @@ from core.store import Run, lists_to_rows
 from core.tasks import find_task
 from core.views import NotDefined
 from core.views.catalogue import tasks_of_run
+from core.views.derived import column
 from core.views.reading import check_labels, read_parquet, whole
+from core.views.table import BASELINE, DEFAULT_STUDENT, TaskTable
 
 
 class Dynamics(NamedTuple):
@@ -169,6 +173,38 @@ def positions_of(dynamics: Dynamics, ids: pa.Array) -> tuple[IntArray, IntArray]
     """(positions in `dynamics`, positions in `ids`) of the ids that both have."""
     position = pc.index_in(ids, dynamics.ids)
     return np.asarray(position.drop_null()).astype(np.int64), np.flatnonzero(np.asarray(position.is_valid()))
+
+
+def trainings(table: TaskTable) -> list[str]:
+    """Models that kept their training logits of the table's task: students first, the distilled one's before them."""
+    roles, first = table.models.roles, {DEFAULT_STUDENT: 0, BASELINE: 1}
+    found = [name for name in roles if has_dynamics(table.run, name, table.task.name) and roles[name].fold is None]
+    return sorted(found, key=lambda name: (roles[name].kind != "student", first.get(roles[name].variant or "", 2)))
+
+
+def twin_of(table: TaskTable, model: str) -> str | None:
+    """The student of the same seed without distillation, if it kept its logits: it saw the same batches."""
+    role = table.models.roles[model]
+    twins = {} if role.kind != "student" or role.variant == BASELINE else table.models.students(table.task.name)
+    twin = twins.get(BASELINE, {}).get(role.seed or 0)
+    return twin if twin is not None and has_dynamics(table.run, twin, table.task.name) else None
+
+
+def training_cohorts(train: TaskTable) -> dict[str, Callable[[], IntArray]]:
+    """Sets of training examples by what gold and teachers say of them, each as a function that gives its rows; students
+    say nothing about train."""
+    tenth = max(1, len(train) // 10)
+    found: dict[str, Callable[[], IntArray]] = {
+        "all": lambda: np.arange(len(train)),
+        "the teachers contradict gold": lambda: np.flatnonzero(~train.is_right("teacher") & train.has_gold),
+        "the tenth with the most doubt": lambda: np.argsort(-column(train, "entropy"))[:tenth],
+    }
+    if len(train.members) > 1:
+        most = "the tenth with the most disagreement"
+        found[most] = lambda: np.argsort(-column(train, "mutual_information"))[:tenth]
+    for c, label in enumerate(train.task.labels):
+        found[f"gold is {label}"] = partial(np.flatnonzero, train.gold_N == c)
+    return found
 
 
 def _of_gold(
