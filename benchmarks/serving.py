@@ -26,8 +26,8 @@ ARGS = (
     *("--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"),
     *("--disable-background-networking", "--disable-component-update", "--no-first-run"),
 )
-START_SECONDS = 60
-WAIT_MS = 45_000
+START_SECONDS = 120
+WAIT_MS = 120_000
 
 # Title, address and question of each page: what a reader sees when it is open.
 PAGES = {

@@ -69,7 +69,7 @@ def watched(browser: Any) -> Iterator[tuple[Any, Seen]]:
     page.on("websocket", lambda socket: seen.requests.append(socket.url))
     page.on("console", lambda message: seen.errors.append(complaint(message)) if is_error(message) else None)
     page.on("pageerror", lambda error: seen.errors.append(str(error)))
-    page.set_default_timeout(30_000)
+    page.set_default_timeout(120_000)
     yield page, seen
     context.close()
     assert seen.requests

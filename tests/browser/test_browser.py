@@ -1,5 +1,7 @@
 """The dashboard in a real browser: what pure tests of figures, states and queries cannot see. Every test also asserts,
 by its `page`, that nothing was asked of another machine and that the console holds no error.
+
+They wait for what stands on the page or in the address, never for a time to pass: the machine may be busy.
 """
 
 from __future__ import annotations
@@ -11,6 +13,8 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from conftest import Finished
 
+from core.views.derived import column
+from core.views.filters import Filter, apply
 from core.views.table import TaskTable, load_table
 
 TITLES = (
@@ -55,15 +59,33 @@ def wait_for_query(page: Any, key: str, *, unlike: str | None = None) -> str:
     return query_of(page)[key]
 
 
-def test_every_page_opens_from_the_navigation(page: Any, address: str) -> None:
-    go(page, "Overview", address)
-    links = page.get_by_test_id("stTopNavLink")
-    assert links.count() == len(TITLES)
+def click_row(page: Any, k: int) -> None:
+    """The marker of row `k` of the page's table. A layer of its own takes the clicks of the canvas."""
+    grid = page.locator('[data-testid="stDataFrame"] canvas').first
+    grid.scroll_into_view_if_needed()
+    corner = grid.bounding_box()
+    page.mouse.click(corner["x"] + 15, corner["y"] + 36 * (k + 1) + 18)
+
+
+# ---- pages and links -----------------------------------------------------------------------------------------------
+def test_every_page_opens_from_every_other(page: Any, address: str) -> None:
+    """By the row of links above it, which keeps run, task and split; one step of Back undoes one click."""
+    go(page, "Explore", address, gold="neutral")
+    page.get_by_text("gold is neutral").first.wait_for()
     for title in TITLES:
-        links.filter(has_text=re.compile(f"{title}$")).click()
+        page.get_by_test_id("stPageLink").filter(has_text=re.compile(f"{title}$")).first.click()
         settled(page, title)
         assert page.get_by_test_id("stException").count() == 0, title
-        assert "Traceback" not in page.get_by_test_id("stMain").inner_text(), title
+        main = page.get_by_test_id("stMain").inner_text()
+        assert "Traceback" not in main, title
+        assert "met an error" not in main, title
+        wanted = {"run": "smoke"} if title == "Runs" else PLACE
+        assert {key: query_of(page).get(key) for key in wanted} == wanted, title
+    for title in (*reversed(TITLES[:-1]), "Explore"):
+        page.go_back()
+        settled(page, title)
+    page.get_by_text("gold is neutral").first.wait_for()
+    assert query_of(page)["gold"] == "neutral"
 
 
 def test_a_link_opens_one_example(page: Any, address: str, table: TaskTable) -> None:
@@ -81,6 +103,64 @@ def test_a_link_to_nothing_says_so(page: Any, address: str) -> None:
     assert page.get_by_test_id("stException").count() == 0
     page.get_by_text("Open the first example of the filter").first.click()
     page.get_by_text(POSITION).wait_for()
+    go(page, "Explore", address, run="nothing-here")
+    page.get_by_text("The link names the run 'nothing-here', which is not here").wait_for()
+
+
+# ---- explore and example -------------------------------------------------------------------------------------------
+def test_a_drawn_box_filters_the_table_and_back_undoes_it(page: Any, address: str, table: TaskTable) -> None:
+    """All rows are filtered by the box's coordinates, and the table under it shows them."""
+    go(page, "Explore", address, mouse="select", order="file")
+    page.get_by_text(OF_FILTER).wait_for()
+    assert number(page, OF_FILTER) == len(table)
+    drag = page.locator(".js-plotly-plot .draglayer .nsewdrag").first
+    drag.scroll_into_view_if_needed()
+    at = drag.bounding_box()
+    page.mouse.move(at["x"] + 0.30 * at["width"], at["y"] + 0.05 * at["height"])
+    page.mouse.down()
+    page.mouse.move(at["x"] + 0.98 * at["width"], at["y"] + 0.80 * at["height"], steps=8)
+    page.mouse.up()
+    box = wait_for_query(page, "entropy"), wait_for_query(page, "kl")
+    page.get_by_text("Clear filters").wait_for()
+    settled(page, "Explore")
+    filter_ = Filter(split="test")
+    for name, text in zip(("entropy", "kl"), box, strict=True):
+        low, high = (float(bound) for bound in text.split(":"))
+        filter_ = filter_.with_range(name, low, high)
+    rows = apply(filter_, table)
+    assert 0 < len(rows) < len(table)
+    assert number(page, OF_FILTER) == len(rows)
+    inside = column(table, "entropy")[rows]
+    assert (inside >= float(box[0].split(":")[0])).all()
+    click_row(page, 0)  # the first of them, in the order of the file
+    settled(page, "Example")
+    page.get_by_text(re.compile(f"^1 of {len(rows)} in:")).wait_for()
+    assert query_of(page)["ex"] == table.ids[int(rows[0])].as_py()
+    page.go_back()
+    settled(page, "Explore")
+    assert query_of(page)["entropy"] == box[0]
+    page.get_by_text(re.compile(f"^{len(rows)} of {len(table)} examples")).wait_for()
+    page.go_back()
+    page.get_by_text(re.compile(f"^{len(table)} of {len(table)} examples")).wait_for()
+    assert "entropy" not in query_of(page)
+
+
+def test_a_row_of_the_table_opens_its_example(page: Any, address: str, table: TaskTable) -> None:
+    go(page, "Explore", address, gold="neutral")
+    page.get_by_text(OF_FILTER).wait_for()
+    n = number(page, OF_FILTER)
+    assert 0 < n < len(table)
+    click_row(page, 2)
+    settled(page, "Example")
+    page.get_by_text(POSITION).wait_for()
+    assert number(page, POSITION) == 3
+    opened = query_of(page)
+    assert opened["ex"].startswith("nli/test/")
+    assert opened["gold"] == "neutral"
+    page.go_back()
+    settled(page, "Explore")
+    page.get_by_text(re.compile(f"^{n} of ")).wait_for()
+    assert query_of(page)["gold"] == "neutral"
 
 
 def test_j_k_and_back_step_through_the_filter(page: Any, address: str) -> None:
@@ -96,25 +176,12 @@ def test_j_k_and_back_step_through_the_filter(page: Any, address: str) -> None:
     page.keyboard.press("k")
     page.get_by_text(re.compile("^2 of ")).wait_for()
     assert wait_for_query(page, "ex", unlike=third) == second
-
-
-def test_a_row_of_the_table_opens_its_example(page: Any, address: str, table: TaskTable) -> None:
-    go(page, "Explore", address, gold="neutral")
-    page.get_by_text(OF_FILTER).wait_for()
-    assert 0 < number(page, OF_FILTER) < len(table)
-    grid = page.locator('[data-testid="stDataFrame"] canvas').first
-    grid.scroll_into_view_if_needed()
-    corner = grid.bounding_box()
-    page.mouse.click(corner["x"] + 15, corner["y"] + 36 + 18)  # a layer of its own takes the clicks of the canvas
-    settled(page, "Example")
-    page.get_by_text(POSITION).wait_for()
-    opened = query_of(page)
-    assert opened["ex"].startswith("nli/test/")
-    assert opened["gold"] == "neutral"
     page.go_back()
-    settled(page, "Explore")
+    page.get_by_text(re.compile("^3 of ")).wait_for()
+    assert query_of(page)["ex"] == third
 
 
+# ---- looks ---------------------------------------------------------------------------------------------------------
 def test_dark_theme(browser: Any, address: str) -> None:
     dark = browser.new_page(color_scheme="dark")
     try:
@@ -134,7 +201,7 @@ def luminance(colour: str) -> float:
 
 def test_a_narrow_window_needs_no_scrolling_sideways(page: Any, address: str) -> None:
     page.set_viewport_size({"width": 480, "height": 900})
-    for title in ("Overview", "Explore", "Dark knowledge"):
+    for title in ("Overview", "Explore", "Example", "Dark knowledge"):
         go(page, title, address)
         for element in (page.locator("html"), page.get_by_test_id("stMain")):
             assert element.evaluate("e => e.scrollWidth - e.clientWidth") <= 1, title
