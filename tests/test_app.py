@@ -68,9 +68,10 @@ def test_crafted_names_reach_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_run_in_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     toy = toys(tmp_path, seeds=0, ensemble=False)
     toy.run.log("progress", job="mt-1", stage="multitask", epoch=0, step=25, steps=100, loss=1.5)
-    app = opened(tmp_path / "runs", monkeypatch, run="toy")
-    assert "being made" in words(app)
-    assert app.get("progress")
+    with locked(toy.run.path):
+        app = opened(tmp_path / "runs", monkeypatch, run="toy")
+        assert "being made" in words(app)
+        assert app.get("progress")
     toy.run.log("stopped", error="CUDA is *gone*")
     app = opened(tmp_path / "runs", monkeypatch, run="toy")
     assert "This run is not finished" in words(app)

@@ -128,7 +128,7 @@ def alpha_temperature_map(
     caption = (
         "what the loss weighs at this checkpoint, not what a retrained\nstudent would score; only stars are trainings"
     )
-    return finish(fig, alt=alt, height=440, title=title, subtitle=caption)
+    return finish(fig, alt=alt, height=500, title=title, subtitle=caption)
 
 
 def _add_stars(fig: go.Figure, stars: list[Star], score_name: str) -> None:
