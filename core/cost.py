@@ -166,7 +166,8 @@ def measure_speed(encoder: Any, config: Config, sizes: Mapping[str, Size], devic
     n = config.distill.batch_size
     ends = n_tokens * np.arange(n + 1)
     tokens = Tokens(np.full(n * n_tokens, 5, np.int32), ends, np.full(n, n_tokens, np.int32))
-    data = on_device(Task(name="probe"), tokens, np.arange(n), np.full(n, "train"), torch.zeros(n), device.device)
+    probe = Task(name="probe", labels=("a", "b"))
+    data = on_device(probe, tokens, np.arange(n), np.full(n, "train"), torch.zeros(n), device.device)
     batch = make_batch(data, np.arange(n))
     encoder = copy.deepcopy(encoder).to(device.device).train()
     optimizer = make_optimizer(encoder, config.distill)
