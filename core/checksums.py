@@ -141,6 +141,7 @@ def check_inputs(
     for job in todo:
         wanted = []
         about = run.model_dir(job.name) / "model.json"
+        check_file(run, f"models/{job.name}/model.json", sums, stage=job.stage)
         if about.exists() and read_json(about).get("key") == job.key:  # it predicts again from its own weights
             wanted = [path for path in files_of(sums, job.stage, job.name) if path.startswith("models/")]
         for name in dict.fromkeys((*job.needs, "prepare")) if job.stage != "prepare" else ():

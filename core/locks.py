@@ -33,6 +33,7 @@ PATIENCE_SECONDS = 2.0
 # Workers look twice a second whether their parent is there, and one in the middle of a write may take a while.
 ORPHAN_SECONDS = 30.0
 LOOK_SECONDS = 0.05
+MOMENTS = 20  # looks at a holder that has not said yet who it is
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)  # file systems without them
 
 
@@ -66,10 +67,10 @@ def locked(folder: Path) -> Iterator[str | None]:
     try:
         if file is not None:
             note = _left_behind(path)
-            _wait_for_orphans(folder)
             with told(folder):
                 os.ftruncate(file, 0)
                 os.pwrite(file, json.dumps(_this_process()._asdict()).encode(), 0)
+            _wait_for_orphans(folder)
         yield note
     finally:
         if file is not None:
@@ -141,6 +142,29 @@ def hold_as_worker(folder: Path) -> None:
 def holder_of(folder: Path) -> Holder | None:
     """Who writes to `folder` now; None: nobody. Asks the kernel, so a killed process is none."""
     path = folder / LOCK
+    holder = _asked(path)
+    # It may hold the lock since a moment ago, and have said nothing yet: what is there is of one that was killed.
+    for _ in range(MOMENTS):
+        if holder is None or not _is_gone(holder):
+            break
+        time.sleep(LOOK_SECONDS)
+        holder = _asked(path)
+    return holder
+
+
+def _is_gone(holder: Holder) -> bool:
+    if holder.host != platform.node() or holder.pid <= 0:
+        return holder == UNKNOWN
+    try:
+        os.kill(holder.pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:  # somebody else's
+        return False
+    return False
+
+
+def _asked(path: Path) -> Holder | None:
     try:
         file = os.open(path, os.O_RDONLY)
     except OSError:

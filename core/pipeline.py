@@ -118,18 +118,21 @@ def _run_jobs(
         return
     for job in jobs:
         manifest["jobs"].pop(job.name, None)
+        _drop(sums, job.stage, job.name)  # the list is of finished jobs: what a killed one leaves is not damaged
     run.write_manifest(manifest)
+    write_sums(run, sums)
     progress.start(jobs[0].stage, [job.name for job in jobs])
     for job, result in workers.run(str(run.path), config, tasks, jobs, prepare_key):
         seconds = round(result.seconds, 3)
         record = {"stage": job.stage, "status": "done", "key": job.key, "seconds": seconds, "finished": _now()}
         manifest["jobs"][job.name] = {**record, **result.about}
-        _drop(sums, job.stage, job.name)
         sums |= result.sums
         write_sums(run, sums)
         run.write_manifest(manifest)
         run.log("done", job=job.name, stage=job.stage, seconds=seconds)
         progress.finished(job.name, result.seconds)
+        for note in result.about.get("notes", ()):
+            progress.note(f"note: {note}")
 
 
 def waves(jobs: Sequence[Job]) -> list[list[Job]]:

@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
@@ -47,7 +48,7 @@ class Progress:
         self.bars.stop()
 
     def note(self, text: str) -> None:
-        self.console.print(f"[dim]{text}")
+        self.console.print(f"[dim]{escape(text)}")
 
     def skipped(self, stage: str) -> None:
         self.console.print(f"{_numbered(stage)} [green]up to date")

@@ -33,6 +33,7 @@ SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 MAX_LETTERS = 1_000
 # Rows given to the tokenizer at once: large enough for its threads, small enough that Python lists stay at megabytes.
 ROWS_AT_ONCE = 20_000
+UNCUT = 1 << 30  # a maximum length that nothing has
 
 
 class Tokens(NamedTuple):
@@ -183,6 +184,16 @@ def encode(tokenizer: Any, task: Task, table: pa.Table, *, max_length: int) -> T
     else:
         text_b = table["text_b"].to_pylist() if task.is_pair else None
     return encode_texts(tokenizer, text_a, text_b, max_length=max_length)
+
+
+def count_cut(tokenizer: Any, task: Task, table: pa.Table, tokens: Tokens, *, max_length: int) -> int:
+    """How many rows of an examples table have lost tokens to `max_length`. Looks at sequences that fill it alone."""
+    per_row = task.n_outputs if task.kind == "ranking" else 1
+    full = np.flatnonzero(np.diff(tokens.offsets) == max_length) // per_row
+    if not len(full):
+        return 0
+    whole = encode(tokenizer, task, table.take(pa.array(np.unique(full))), max_length=UNCUT)
+    return int((np.diff(whole.offsets).reshape(-1, per_row).max(axis=1) > max_length).sum())
 
 
 def encode_texts(tokenizer: Any, text_a: Sequence[str], text_b: Sequence[str] | None, *, max_length: int) -> Tokens:

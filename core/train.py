@@ -2,11 +2,11 @@
 
 What differs between the three kinds of training is the model, the tasks and `loss_fn`; order, optimiser, checkpoints
 and logging are the same. The loop never waits for the device but once every `LOOK_EVERY_STEPS`, where it looks at the
-losses, stops on one that is not finite, and reports.
+losses and weights, stops on one that is not finite, and reports.
 
 A checkpoint is one safetensors file with all the loop's state: weights, optimiser, torch's generators, dynamics and
-the place in the epoch. The order of the data is a function of seed and epoch (core/batching), so a killed training
-resumes to the same bytes.
+the place in the epoch, with a checksum. It is saved after a look, so what it holds is finite. The order of the data
+is a function of seed and epoch (core/batching), so a killed training resumes to the same bytes.
 
 Not here: losses (core/losses), the stages that call this (core/stages), distributed training.
 
@@ -17,13 +17,14 @@ from __future__ import annotations
 
 import json
 import time
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -66,7 +67,8 @@ def train_model(
     parameters and buffers in `model` and draws from torch's generator alone: only these are in the checkpoint.
 
     `names` are the data order's stream; `evaluate` gives scores at the end of an epoch. Goes on from `checkpoint`
-    where there is one. Raises `FloatingPointError` that names step, task and example ids on a loss that is not finite.
+    where there is one. Raises `FloatingPointError` that names step, task and example ids on a loss or an update that is
+    not finite, and `ValueError` for a damaged checkpoint.
     """
     model.to(device.device).train()
     optimizer = make_optimizer(model, train)
@@ -96,7 +98,7 @@ def train_model(
                 dynamics[step.task][epoch, torch.from_numpy(position)] = logits_BC.detach()
             unseen.append((step, {name: value.detach() for name, value in {"loss": loss, **extra}.items()}))
             if len(unseen) == LOOK_EVERY_STEPS or i + 1 == len(steps):
-                means = _look(unseen, datas, epoch=epoch, last_step=i)
+                means = _look(unseen, datas, parameters, checkpoint, epoch=epoch, last_step=i)
                 unseen = []
                 done = (epoch + (i + 1) / len(steps)) / train.epochs
                 report(done, {"epoch": epoch, "step": i + 1, "steps": len(steps), **means})
@@ -111,23 +113,36 @@ def train_model(
 
 
 def _look(
-    unseen: list[tuple[Step, dict[str, Tensor]]], datas: Mapping[str, TaskData], *, epoch: int, last_step: int
+    unseen: list[tuple[Step, dict[str, Tensor]]],
+    datas: Mapping[str, TaskData],
+    parameters: list[nn.Parameter],
+    checkpoint: Path,
+    *,
+    epoch: int,
+    last_step: int,
 ) -> dict[str, float]:
-    """Means of the losses since the last look: the loop's only wait for the device."""
+    """Means of the losses since the last look: the loop's only wait for the device. Raises `FloatingPointError`."""
     losses = {name: torch.stack([values[name] for _, values in unseen]).cpu().numpy() for name in unseen[0][1]}
     finite = np.isfinite(list(losses.values())).all(axis=0)
-    # The first step alone: its update spoils the model, and so every loss after it.
-    for offset in np.flatnonzero(~finite)[:1]:
-        step = unseen[offset][0]
-        ids = datas[step.task].example_ids[step.rows]
-        name, value = next((name, of[offset]) for name, of in losses.items() if not np.isfinite(of[offset]))
-        what = "loss" if name == "loss" else f"{name} loss"
-        raise FloatingPointError(
-            f"the {what} of epoch {epoch}, step {last_step - len(unseen) + 1 + int(offset)} is {value}: task "
-            f"'{step.task}', examples {', '.join(map(repr, ids[:3]))} and {max(0, len(ids) - 3)} more. Lower the "
-            "learning rate or look at these examples; nothing of this training was stored"
-        )
-    return {name: float(of.mean()) for name, of in losses.items()}
+    weights_are_finite = bool(torch.stack([p.isfinite().all() for p in parameters]).all())
+    if finite.all() and weights_are_finite:
+        return {name: float(of.mean()) for name, of in losses.items()}
+    # The first step alone: its update spoils the weights, and so every loss after it. Where all losses are finite, it
+    # was the last update.
+    offset = int(finite.argmin()) if not finite.all() else len(unseen) - 1
+    step = unseen[offset][0]
+    place = f"epoch {epoch}, step {last_step - len(unseen) + 1 + offset}"
+    what = f"the update of {place} made weights that are infinite or NaN"
+    for name, of in losses.items():
+        if not np.isfinite(of[offset]):
+            what = f"the {'loss' if name == 'loss' else f'{name} loss'} of {place} is {of[offset]}"
+            break
+    ids = datas[step.task].example_ids[step.rows]
+    kept = f"{checkpoint} keeps the last good state" if checkpoint.exists() else "no checkpoint was saved before it"
+    raise FloatingPointError(
+        f"{what}: task '{step.task}', examples {', '.join(map(repr, ids[:3]))} and {max(0, len(ids) - 3)} more. Lower "
+        f"the learning rate or look at these examples; {kept}"
+    )
 
 
 def _empty_dynamics(datas: Mapping[str, TaskData], train: TrainConfig, device: Device) -> dict[str, Tensor]:
@@ -155,9 +170,18 @@ def _save(
     tensors["generator.cpu"] = torch.get_rng_state()
     if next(model.parameters()).is_cuda:
         tensors["generator.cuda"] = torch.cuda.get_rng_state()
-    place = {"place": json.dumps({"epoch": epoch, "next_step": next_step})}
+    tensors = {name: value.contiguous() for name, value in tensors.items()}
+    place = json.dumps({"epoch": epoch, "next_step": next_step, "crc32": _crc32(tensors)})
     with atomic(path) as temporary:
-        save_file({name: value.contiguous() for name, value in tensors.items()}, temporary, metadata=place)
+        save_file(tensors, temporary, metadata={"place": place})
+
+
+def _crc32(tensors: Mapping[str, Tensor]) -> int:
+    """Over all bytes, in the order of the names."""
+    crc = 0
+    for name in sorted(tensors):
+        crc = zlib.crc32(tensors[name].cpu().reshape(-1).view(torch.uint8).numpy().data, crc)
+    return crc
 
 
 def _restore(
@@ -166,9 +190,16 @@ def _restore(
     """Loads the checkpoint, if there is one, and returns the epoch and step to go on from."""
     if not path.exists():
         return 0, 0
-    with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        place = json.loads(file.metadata()["place"])
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            place = json.loads(file.metadata()["place"])
+        if (found := _crc32(tensors)) != place["crc32"]:
+            raise ValueError(f"its checksum is {found:08x}, expected {place['crc32']:08x}")
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} is damaged ({error}). Delete it, and the same command trains this model from its beginning"
+        ) from error
     parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "dynamics": {}, "generator": {}}
     for name, value in tensors.items():
         part, _, rest = name.partition(".")

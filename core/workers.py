@@ -143,7 +143,7 @@ class Workers:
                 except BrokenProcessPool:
                     raise RuntimeError(
                         f"a worker process died while '{job.name}' or a job beside it ran; if memory ran out, lower "
-                        "runtime.workers or the batch size, and run the same command again to go on"
+                        "runtime.workers or the stage's token_budget, and run the same command again to go on"
                     ) from None
                 yield job, result
 

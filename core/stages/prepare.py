@@ -18,7 +18,15 @@ from core.data import carve_selection, check_table, limit, load_task
 from core.stages.context import Context, require_labels
 from core.synthetic import generate
 from core.tasks import Task
-from core.tokens import cached_tokens, make_tokenizer, task_texts, tokenizer_spec
+from core.tokens import (
+    cached_tokens,
+    count_cut,
+    load_tokenizer,
+    make_tokenizer,
+    task_texts,
+    tokenizer_dir,
+    tokenizer_spec,
+)
 
 
 def run(context: Context) -> dict[str, Any]:
@@ -40,11 +48,21 @@ def run(context: Context) -> dict[str, Any]:
     for spec in specs:
         make_tokenizer(context.run, spec, _training_texts(tables))
     shutil.rmtree(context.run.path / "cache", ignore_errors=True)
+    notes: list[str] = []
     for encoder in config.encoders:
+        spec = tokenizer_spec(config, encoder)
+        tokenizer = load_tokenizer(tokenizer_dir(context.run, spec))
         for task in context.tasks.values():
-            cached_tokens(context.run, config, encoder, task, prepare_key=context.job.key)
-    context.report(1.0, None)
-    return {"tasks": about}
+            tokens = cached_tokens(context.run, config, encoder, task, prepare_key=context.job.key)
+            max_length, table = config.model.max_length, tables[task.name]
+            if n_cut := count_cut(tokenizer, task, table, tokens, max_length=max_length):
+                notes.append(
+                    f"task '{task.name}': {n_cut} of {len(table)} examples have more tokens ('{spec}') than "
+                    f"model.max_length={max_length}, and were cut"
+                )
+    notes = list(dict.fromkeys(notes))  # encoders may share a tokenizer
+    context.report(1.0, {"notes": notes} if notes else None)
+    return {"tasks": about, "notes": notes}
 
 
 def generate_suite(config: Config) -> dict[str, pa.Table]:

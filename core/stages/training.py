@@ -21,6 +21,7 @@ from core.model import MultiTaskModel, load_model, save_model
 from core.predict import predict
 from core.sections import TrainConfig
 from core.stages.context import EVALUATION_SPLITS, Context, read_gold
+from core.stages.memory import memory_named, section_of
 from core.store import Predictions, read_json
 from core.tokens import load_tokenizer, tokenizer_dir, tokenizer_spec
 from core.train import TaskLoss, train_model
@@ -125,20 +126,21 @@ def train_and_store(
     if finished is not None:
         model = finished.to(device.device)
     else:
-        dynamics = train_model(
-            model,
-            datas,
-            loss_fn,
-            train=train,
-            seed=seed,
-            names=names,
-            device=device,
-            report=context.report,
-            evaluate=lambda: selection_scores(context, model, datas, device),
-            checkpoint=checkpoint,
-            checkpoint_seconds=context.config.runtime.checkpoint_seconds,
-            auxiliary=auxiliary,
-        )
+        with memory_named(section_of(context.job.spec), train, datas, job=name):
+            dynamics = train_model(
+                model,
+                datas,
+                loss_fn,
+                train=train,
+                seed=seed,
+                names=names,
+                device=device,
+                report=context.report,
+                evaluate=lambda: selection_scores(context, model, datas, device),
+                checkpoint=checkpoint,
+                checkpoint_seconds=context.config.runtime.checkpoint_seconds,
+                auxiliary=auxiliary,
+            )
         for task, outputs_ENC in dynamics.items():
             data = datas[task]
             run.write_dynamics(name, data.task, data.example_ids[data.rows("train")], outputs_ENC)
