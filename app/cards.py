@@ -191,7 +191,9 @@ def tiles(table: TaskTable, row: int, student: str) -> None:
             shown.append((words, f"{value:.3f}" if np.isfinite(value) else "not known", COLUMNS[name].words))
     try:
         nearest = closest_member(table, [row], student=student)
-        shown.append(("Nearest member", table.members[int(nearest.member[0])], "the smallest KL(member, student)"))
+        shown.append(
+            ("Nearest member", show.literal(table.members[int(nearest.member[0])]), "the smallest KL(member, student)")
+        )
     except (NotDefined, ValueError):
         pass
     with st.grid(6, min_column_width=150, gap="small"):

@@ -209,9 +209,11 @@ def choice(
             set_query(**{key: name(value)})
 
     draw: Any = {"select": st.selectbox, "segmented": st.segmented_control}[kind]
+    shown = words
     if kind == "segmented":
         more["required"] = True
-    chosen = draw(label, options, format_func=words, key=widget, on_change=changed, help=help, **more)
+        shown = lambda option: show.literal(words(option))  # noqa: E731 (its options are Markdown, a select's are not)
+    chosen = draw(label, options, format_func=shown, key=widget, on_change=changed, help=help, **more)
     return wanted if chosen is None else chosen
 
 
