@@ -20,8 +20,9 @@ pytest.importorskip("plotly")
 
 import test_views_toy
 from conftest import Finished, copy_of
+from looking import VIEWS as OF_PAGE
+from looking import look, opened
 from streamlit.testing.v1 import AppTest
-from test_app import look, opened, sound
 from test_views_toy import TRI, write_toy
 
 from core.store import Run, write_json
@@ -32,12 +33,8 @@ VIEWS: list[tuple[str, dict[str, str]]] = [
     ("overview", {}),
     ("explore", {"text": "xss"}),
     ("example", {}),
-    *(("loss_lab", {"view": view}) for view in ("one", "all", "refit")),
-    *(("ensemble", {"view": view}) for view in ("agree", "doubt", "size", "follow")),
-    *(("dark_knowledge", {"view": view}) for view in ("controls", "runner", "wrong", "parts", "ledger", "truth")),
-    *(("calibration", {"view": view}) for view in ("reliability", "entropy", "copies", "map", "strip")),
     ("try_it", {}),
-    *(("runs", {"view": view}) for view in ("time", "curves", "config", "log")),
+    *((page, {"view": view}) for page, views in OF_PAGE.items() for view in views),
 ]
 
 
@@ -212,7 +209,6 @@ def test_hostile_data_stay_text(
     hostile: Path, monkeypatch: pytest.MonkeyPatch, page: str, query: dict[str, str]
 ) -> None:
     app = opened(hostile, monkeypatch, page, run=RUN_NAME, task="__xss__", split="test", **query)
-    sound(app)
     n_seen = 0
     for kind, field, text in shown(app):
         if "xss" not in text:
