@@ -283,9 +283,9 @@ def _json_lists(rows: Rows, name: str, texts: pa.Array, item: pa.DataType) -> pa
             if value is not None and not isinstance(value, list):
                 raise ValueError("not a list")
             pa.array([value], pa.list_(item))
-        except (ValueError, pa.ArrowTypeError) as error:
+        except (ValueError, RecursionError, pa.ArrowTypeError) as error:
             raise ValueError(
-                f"{rows.where(i)} has {text!r} in column '{name}', expected a JSON list of {item}: {error}"
+                f"{rows.where(i)} has {text!r:.200} in column '{name}', expected a JSON list of {item}: {error}"
             ) from error
         lists.append(value)
     return pa.array(lists, pa.list_(item))

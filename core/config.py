@@ -90,6 +90,8 @@ class Config(Section):
             raise ValueError("data.source is 'glue' but data.glue_dir is not set; give --set data.glue_dir=FOLDER")
         if self.data.source == "files" and self.data.tasks_file is None:
             raise ValueError("data.source is 'files' but data.tasks_file is not set; give --tasks my_tasks.yaml")
+        if self.data.files_dir is not None and self.data.tasks_file is None:
+            raise ValueError("data.files_dir is set, but only data.tasks_file uses it; give --tasks my_tasks.yaml too")
         if self.pretrain.objective != "none" and self.data.source != "suite" and self.pretrain.text is None:
             raise ValueError(
                 f"pretrain.objective is '{self.pretrain.objective}', but there is no text: the embedded suite alone "
@@ -141,7 +143,8 @@ def resolve_tasks(config: Config) -> dict[str, Task]:
     for tasks that cannot be taught as the config says."""
     known: dict[str, Task] | None = None
     if config.data.tasks_file is not None:
-        known = load_tasks_yaml(Path(config.data.tasks_file))
+        files_dir = config.data.files_dir
+        known = load_tasks_yaml(Path(config.data.tasks_file), None if files_dir is None else Path(files_dir))
     tasks = {name: find_task(name, known) for name in config.data.tasks}
     if config.data.source == "suite":
         for name in tasks:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,6 +31,8 @@ from core.attention import ATTENTION, attend_packed, replace_dropouts
 from core.batching import Batch
 
 BERT_LIKE = ("bert", "roberta", "electra")
+# A model's folder is data: its own Python code is not run, and weights in pickles are not loaded.
+SAFE: dict[str, Any] = {"trust_remote_code": False, "use_safetensors": True}
 # Spec name -> config name, for the types whose configs agree on these.
 _SHAPE = {
     "layers": "num_hidden_layers",
@@ -117,10 +120,16 @@ def make_encoder(spec: str, *, dropout: float, tokenizer: Any | None) -> Any:
     else:
         try:
             encoder, loaded = AutoModel.from_pretrained(
-                spec, config=config, dtype=torch.float32, output_loading_info=True, **_options(config)
+                spec, config=config, dtype=torch.float32, output_loading_info=True, **SAFE, **_options(config)
             )
         except (OSError, ValueError, SafetensorError) as error:
             raise _no_encoder(spec, error) from error
+        except RuntimeError as error:
+            if "mismatched" not in str(error):
+                raise
+            raise ValueError(
+                f"the weights at '{spec}' have other shapes than its config.json says; restore both from one checkpoint"
+            ) from error
         # transformers makes up what a checkpoint lacks and only logs it; a pooler, which no head reads, may be lacking.
         missing = sorted(name for name in loaded["missing_keys"] if "pooler" not in name)
         if missing:
@@ -142,7 +151,7 @@ def config_of(spec: str, tokenizer: Any | None) -> Any:
     if spec.startswith("random:"):
         return _random_config(spec, tokenizer)
     try:
-        return AutoConfig.from_pretrained(spec)
+        return AutoConfig.from_pretrained(spec, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise _no_encoder(spec, error) from error
 
@@ -164,6 +173,10 @@ def encoder_from_config(config: Any) -> Any:
 
 def _no_encoder(spec: str, error: Exception) -> ValueError:
     first_line = str(error).strip().split("\n")[0]
+    if (Path(spec).is_absolute() or spec.startswith(".")) and not Path(spec).exists():
+        first_line = "there is no such folder."
+    elif "trust_remote_code" in str(error):
+        first_line = "it brings Python code of its own, and Darkroom runs none from a model's folder."
     return ValueError(
         f"no encoder at '{spec}': {first_line} Give a folder with config.json and model.safetensors, a hub id "
         "(needs a network), or random:bert(layers=2,hidden=128,heads=2)"

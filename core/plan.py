@@ -73,7 +73,7 @@ def make_jobs(
         "prepare",
         "prepare",
         {
-            "data": config.data.model_dump(exclude={"glue_dir", "hub_dir", "tasks_file", "teacher_tasks"}),
+            "data": config.data.model_dump(exclude={"glue_dir", "hub_dir", "tasks_file", "files_dir", "teacher_tasks"}),
             "tasks": [_row(task) for task in tasks.values()],
             "tokenizer": config.model.tokenizer,
             "encoders": list(config.encoders),

@@ -201,7 +201,8 @@ def load_config(
             data["tasks_file"] = str(tasks_file)
         if data.get("tasks_file"):
             data.setdefault("source", "files")
-            own = load_tasks_yaml(Path(data["tasks_file"]))
+            files_dir = data.get("files_dir", None if base is None else base.data.files_dir)
+            own = load_tasks_yaml(Path(data["tasks_file"]), None if files_dir is None else Path(str(files_dir)))
             data.setdefault("tasks", list(own))
             data.setdefault("teacher_tasks", None)
             reported = changes.setdefault("evaluate", {})

@@ -185,7 +185,7 @@ def _read_jsonl(path: Path, wanted: Wanted) -> Rows:
             continue
         try:
             record = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:
             raise ValueError(f"{path} line {i} is not valid JSON: {error}. Write one object a line.") from error
         if not isinstance(record, dict):
             raise ValueError(f"{path} line {i} is a JSON {type(record).__name__}, expected an object with the columns")

@@ -52,6 +52,7 @@ class DataConfig(Section):
     glue_dir: str | None = Field(None, description="folder in GLUE's layout, for source=glue")
     hub_dir: str | None = Field(None, description="local mirror in the hub's layout, for source=hub without a network")
     tasks_file: str | None = Field(None, description="YAML of own tasks, for source=files")
+    files_dir: str | None = Field(None, description="folder that its files lie in; none: the YAML's own folder")
     seed: int = Field(0, ge=0, description="draws the suite, the selection split and the row limits")
     n_train: int = Field(4000, ge=16, description="suite: training rows a task, selection split included")
     n_dev: int = Field(1000, ge=8, description="suite: development examples a task")

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
@@ -282,9 +283,9 @@ _LISTS = ("labels", "label_values", "metrics", "human_columns", "columns", "scor
 _TEXTS = ("text_a", "text_b", "label", "no_gold", "candidates")
 
 
-def load_tasks_yaml(path: Path) -> dict[str, Task]:
-    """A user's tasks. The file maps a task name to the fields of `Task`; `files` maps a split to a path, relative to
-    the YAML file. Example::
+def load_tasks_yaml(path: Path, files_dir: Path | None = None) -> dict[str, Task]:
+    """A user's tasks. The file maps a task name to the fields of `Task`; `files` maps a split to a path inside
+    `files_dir` (none: the folder of the YAML file, which may be another person's and must not reach out). Example::
 
         toxicity:
           files: {train: toxicity/train.csv, dev: toxicity/dev.csv}
@@ -320,15 +321,24 @@ def load_tasks_yaml(path: Path) -> dict[str, Task]:
         if unknown:
             raise ValueError(f"{path}: task '{name}': unknown split {unknown[0]!r} in 'files', expected {SPLITS}")
         try:
-            tasks[str(name)] = _task_from_yaml(str(name), row, as_text, path.parent)
+            tasks[str(name)] = _task_from_yaml(str(name), row, as_text, files_dir or path.parent)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}: {error}") from error
     return tasks
 
 
+def _inside(base: Path, file: str, task: str) -> Path:
+    if not Path(os.path.abspath(base / file)).is_relative_to(os.path.abspath(base)):  # its links are its owner's
+        raise ValueError(
+            f"task '{task}': the file '{file}' is outside of {base}, expected a path inside; give the folder of the "
+            "files: --set data.files_dir=FOLDER"
+        )
+    return base / file
+
+
 def _task_from_yaml(name: str, row: dict[str, Any], as_text: dict[str, Any], base: Path) -> Task:
     values = dict(row)
-    values["files"] = tuple((split, str(base / str(file))) for split, file in row["files"].items())
+    values["files"] = tuple((split, str(_inside(base, str(file), name))) for split, file in row["files"].items())
     for key in (key for key in _LISTS if key in values):
         if not isinstance(values[key], list):  # tuple("abc") would be three labels
             raise ValueError(f"task '{name}': '{key}' is {values[key]!r}, expected a list like [a, b]")

@@ -90,9 +90,11 @@ def load_tokenizer(where: str | Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(where))
+        tokenizer = AutoTokenizer.from_pretrained(str(where), trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         first_line = str(error).strip().split("\n")[0]
+        if "trust_remote_code" in str(error):
+            first_line = "it brings Python code of its own, and Darkroom runs none from a model's folder."
         raise ValueError(
             f"no tokenizer at '{where}': {first_line} Give model.tokenizer a folder with tokenizer.json, a hub id "
             "(needs a network), 'word' or 'wordpiece(vocab=8192)'"

@@ -97,34 +97,6 @@ def test_own_tasks_by_yaml(tmp_path: Path) -> None:
     assert call("report", run.path).exit_code == 0
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (
-            ["--preset", "smok"],
-            "preset 'smok' is not known; did you mean 'smoke'? presets: smoke, demo, controls, pool, glue-small",
-        ),
-        (["--set", "distil.alpha=1"], "unknown config key 'distil'; did you mean 'distill'?"),
-        (["--set", "distill.alpha=2"], "distill.alpha: Input should be less than or equal to 1 (got 2)"),
-        # The brackets must survive the terminal's markup.
-        (["--set", "data.tasks=[nli, nli]"], "data.tasks repeats an entry: ['nli', 'nli']"),
-        (["--set", "[bold]x[/bold]"], "--set got '[bold]x[/bold]', expected section.field=value"),
-        (["--set", "data.tasks=[nli,rte]"], "task 'rte' is not known"),
-        (["--config", "nowhere.yaml"], "config file nowhere.yaml cannot be read: No such file"),
-        (["--tasks", "nowhere.yaml"], "nowhere.yaml is not a readable YAML file"),
-        (["--only", "report"], "stage 'report' is not known, expected one of prepare, pretrain, multitask"),
-        (["--preset", "glue-small", "--set", "data.glue_dir=nowhere"], "nowhere"),
-        (["--preset", "smoke", "--set", "runtime.device=tpu"], "runtime.device is 'tpu', expected auto, cpu, cuda"),
-        (
-            ["--preset", "smoke", "--set", "runtime.workers=1", "--set", "model.tokenizer="],
-            "is fresh and has no tokenizer; set model.tokenizer to 'word'",
-        ),
-    ],
-)
-def test_mistakes_in_run(arguments: list[str], message: str, tmp_path: Path) -> None:
-    assert message in refused("run", "--out", tmp_path / "run", *arguments)
-
-
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("five years", encoding="utf-8")
     assert "holds no run; give an empty or new folder to --out" in refused(

@@ -131,34 +131,6 @@ def test_yaml_makes_rows(tmp_path: Path) -> None:
     assert tasks["answers"].labels == ("1", "2", "3")
 
 
-FILES = "files: {train: a.tsv, dev: b.tsv}"
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "expected a mapping from task names to fields, got NoneType"),
-        ("- a", "got list"),
-        ("a: [", "is not a readable YAML file"),
-        ("a: 3", "task 'a' is int, expected a mapping of fields"),
-        (f"a: {{{FILES}, lables: [x, y]}}", "unknown field 'lables'; did you mean 'labels'?"),
-        (f"a: {{{FILES}, hub: [x, y]}}", "unknown field 'hub'"),
-        ("a: {labels: [x, y]}", "needs 'files' with at least a 'train' entry"),
-        ("a: {files: {train: a.tsv, valid: b.tsv}, labels: [x, y]}", "unknown split 'valid' in 'files'"),
-        (f"a: {{{FILES}, labels: xyz}}", "'labels' is 'xyz', expected a list like [a, b]"),
-        (f"a: {{{FILES}, labels: [x]}}", "1 label(s) given"),
-        (f"a: {{{FILES}, kind: regression, score_range: [low, high]}}", "could not convert string to float: 'low'"),
-        (f"'a b': {{{FILES}, labels: [x, y]}}", "a name has letters"),
-    ],
-)
-def test_bad_yaml_is_refused_with_its_file(tmp_path: Path, text: str, message: str) -> None:
-    path = tmp_path / "tasks.yaml"
-    path.write_text(text, encoding="utf-8")
-    with pytest.raises(ValueError, match=r"tasks\.yaml") as error:
-        load_tasks_yaml(path)
-    assert message in str(error.value)
-
-
 def test_a_missing_yaml_file_is_a_value_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"nowhere\.yaml is not a readable YAML file"):
         load_tasks_yaml(tmp_path / "nowhere.yaml")
