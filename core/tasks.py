@@ -330,7 +330,7 @@ def load_tasks_yaml(path: Path, files_dir: Path | None = None) -> dict[str, Task
 def _inside(base: Path, file: str, task: str) -> Path:
     if not Path(os.path.abspath(base / file)).is_relative_to(os.path.abspath(base)):  # its links are its owner's
         raise ValueError(
-            f"task '{task}': the file '{file}' is outside of {base}, expected a path inside; or set data.files_dir=FOLDER"
+            f"task '{task}': the file '{file}' is outside of {base}, expected one inside; or set data.files_dir=FOLDER"
         )
     return base / file
 

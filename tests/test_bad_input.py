@@ -378,7 +378,7 @@ DOORS: dict[str, list[tuple[Makes, list[str]]]] = {
         (task_file(f"a: {{{FILES}, labels: [x, y], has_teacher: true}}"), ["no file for split 'train'; looked for"]),
         (
             task_file("a: {files: {train: ../../secret.tsv}, labels: [x, y], has_teacher: true}"),
-            ["the file '../../secret.tsv' is outside of", "expected a path inside; or set data.files_dir=FOLDER"],
+            ["the file '../../secret.tsv' is outside of", "expected one inside; or set data.files_dir=FOLDER"],
         ),
         (task_file("a: {files: {train: /etc/hosts}, labels: [x, y]}"), ["the file '/etc/hosts' is outside of"]),
     ],
