@@ -5,9 +5,8 @@ Not here: predictions on a run's examples, which are stored (core/predict writes
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,12 +14,46 @@ from transformers.utils.logging import disable_progress_bar
 
 from core.calibration import log_probs_NC
 from core.config import stored_tasks, validated
-from core.device import resolve_device
-from core.model import load_model
+from core.device import Device, resolve_device
+from core.model import MultiTaskModel, load_model
 from core.predict import predict_texts
 from core.store import Run
-from core.tasks import Task, find_task
+from core.tasks import Task, did_you_mean, find_task
 from core.tokens import load_tokenizer
+
+
+class Opened(NamedTuple):
+    """A model of a run, on its device and ready to answer; `about` is its `model.json`, `tasks` are its heads'."""
+
+    model: MultiTaskModel
+    tokenizer: Any
+    tasks: dict[str, Task]
+    about: dict[str, Any]
+    device: Device
+
+
+def open_model(
+    run: Run, name: str, task: str | None = None, *, device: str | None = None, dtype: str | None = None
+) -> Opened:
+    """Loads a model of the run, on the run's device and dtype where none are given.
+
+    Raises `ValueError` for a model that the run does not have, and for one without a head for `task`."""
+    manifest = run.manifest()
+    config, tasks = validated(manifest["config"]), stored_tasks(manifest)
+    folder = run.model_dir(name)
+    if not folder.exists():
+        known = sorted(path.name for path in (run.path / "models").glob("*"))
+        hint = did_you_mean(name, known)
+        raise ValueError(f"run {run.path} has no model '{name}'{hint} Models: {', '.join(known) or 'none'}")
+    disable_progress_bar()  # of loading the weights: milliseconds
+    model, about = load_model(folder, tasks)
+    if task is not None and task not in about["tasks"]:
+        raise ValueError(f"model '{name}' has no head for '{task}'; it has: {', '.join(about['tasks'])}")
+    hidden = model.encoder.config.hidden_size
+    where = resolve_device(device or config.runtime.device, dtype or config.runtime.dtype, hidden=hidden)
+    torch.manual_seed(config.seed)  # for a model that answers by MC dropout
+    own = {one: tasks[one] for one in about["tasks"]}
+    return Opened(model.to(where.device), load_tokenizer(folder / "encoder"), own, about, where)
 
 
 def ask(
@@ -36,31 +69,18 @@ def ask(
 
     Raises `ValueError` for a model or task that the run does not have, and for texts that do not fit the task.
     """
-    manifest = run.manifest()
-    config, tasks = validated(manifest["config"]), stored_tasks(manifest)
-    task = find_task(task_name, tasks)
+    task = find_task(task_name, stored_tasks(run.manifest()))
     _check_texts(task, text, text_b, candidates)
-    folder = run.model_dir(model)
-    if not folder.exists():
-        known = sorted(path.name for path in (run.path / "models").glob("*"))
-        near = difflib.get_close_matches(model, known, n=1)
-        hint = f"; did you mean '{near[0]}'?" if near else ""
-        raise ValueError(f"run {run.path} has no model '{model}'{hint} Models: {', '.join(known) or 'none'}")
-    disable_progress_bar()  # of loading the weights: milliseconds
-    loaded, about = load_model(folder, tasks)
-    if task_name not in about["tasks"]:
-        raise ValueError(f"model '{model}' has no head for '{task_name}'; it has: {', '.join(about['tasks'])}")
-    device = resolve_device(config.runtime.device, config.runtime.dtype, hidden=loaded.encoder.config.hidden_size)
-    torch.manual_seed(config.seed)  # for a model that answers by MC dropout
+    opened = open_model(run, model, task_name)
     outputs = predict_texts(
-        loaded.to(device.device),
+        opened.model,
         task,
-        load_tokenizer(folder / "encoder"),
+        opened.tokenizer,
         [text],
         [list(candidates)] if candidates else None if text_b is None else [text_b],
-        max_length=about["max_length"],
-        device=device,
-        mc_passes=about.get("mc_passes", 0),
+        max_length=opened.about["max_length"],
+        device=opened.device,
+        mc_passes=opened.about.get("mc_passes", 0),
     )
     if task.kind == "regression":
         low, high = task.score_range

@@ -1,5 +1,5 @@
-"""`python -m core ...`: run, status, verify, report, predict, pretrain, notebooks, sweep. A few lines each around the
-modules.
+"""`python -m core ...`: run, status, verify, report, predict, export, pretrain, notebooks, sweep. A few lines each
+around the modules.
 
 Torch is imported by the commands that need it and when they need it: `status`, `report` and an up-to-date `run`
 answer at once.
@@ -185,6 +185,28 @@ def predict(
             )
         if "value" in answer:
             console.print(f"{answer['value']:.2f} on a scale from {answer['low']:g} to {answer['high']:g}")
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Option(help="run directory")],
+    model: Annotated[str, typer.Option(help="a model of the run, for example st-kd-s0")],
+    out: Annotated[Path, typer.Option(help="new or empty folder")],
+    task: Annotated[str | None, typer.Option(help="one of the model's tasks [default: all heads]")] = None,
+    push: Annotated[str | None, typer.Option(help="also upload to this repository of the hub (private)")] = None,
+) -> None:
+    """Write a model for transformers: AutoModelForSequenceClassification.from_pretrained(OUT)."""
+    console = _console()
+    with user_errors():
+        from core import export as exporting
+
+        done = exporting.export(Run(run), model, out, task=task)
+        says = f"{out}: {done['class']}, {', '.join(done['tasks'])}; logits differ from the run's by at most "
+        console.print(f"{says}{done['difference']:.1e} ({done['n']} examples)", markup=False, soft_wrap=True)
+        if done["class"].startswith("Darkroom"):
+            console.print("To load it: `import core.exported` first (its README.md has the lines)", markup=False)
+        if push is not None:
+            console.print(f"pushed: {exporting.push(out, push)}", markup=False)
 
 
 @app.command()

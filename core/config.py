@@ -234,13 +234,16 @@ def stored_tasks(manifest: dict[str, Any]) -> dict[str, Task]:
     """The task rows as `run.json` has them, so that a run stays readable when the YAML of its own tasks has changed.
 
     Raises `ValueError` for a row under another name than its own: names become paths, and a row's own is checked."""
-    tasks = {
-        name: Task(**{key: _tuples(value) for key, value in row.items()}) for name, row in manifest["tasks"].items()
-    }
+    tasks = {name: task_of_row(row) for name, row in manifest["tasks"].items()}
     for name, task in tasks.items():
         if name != task.name:
             raise ValueError(f"run.json has a row of task '{task.name}' under '{name}' in 'tasks'; restore the file")
     return tasks
+
+
+def task_of_row(row: dict[str, Any]) -> Task:
+    """A task's row from JSON, where tuples have become lists."""
+    return Task(**{key: _tuples(value) for key, value in row.items()})
 
 
 def _tuples(value: Any) -> Any:

@@ -8,7 +8,7 @@ Shapes: B examples, T tokens, H hidden, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,14 @@ class MultiTaskModel(nn.Module):
     def forward(self, task: str, batch: Batch) -> Tensor:
         head = self.heads[head_key(task)]
         return head(encode(self.encoder, batch, first_only=not isinstance(head, SanHead)), batch)
+
+    def answers(self, tasks: Iterable[str], batch: Batch) -> dict[str, Tensor]:
+        """What the heads of several tasks say about the same sequences, on one pass of the encoder."""
+        heads = {task: self.heads[head_key(task)] for task in tasks}
+        first_only = not any(isinstance(head, SanHead) for head in heads.values())
+        hidden = encode(self.encoder, batch, first_only=first_only)
+        first_BH = hidden if first_only else hidden[batch.first_B]
+        return {task: head(hidden if isinstance(head, SanHead) else first_BH, batch) for task, head in heads.items()}
 
 
 def head_key(task: str) -> str:

@@ -25,7 +25,8 @@ ORDER = """
     plan checksums report views status plots refit
     ---- above this line: no torch ----
     readers columns data device tokens batching losses heads attention encoder model optim predict train
-    rtd pretrain stages workers progress pipeline cost importing ask notebook notebooks sweep endings cli __main__
+    rtd pretrain stages workers progress pipeline cost importing ask exported card export notebook notebooks sweep
+    endings cli __main__
 """
 NO_TORCH, BELOW = (part.split() for part in ORDER.split("---- above this line: no torch ----"))
 UNITS = [*NO_TORCH, *BELOW]
