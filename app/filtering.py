@@ -172,11 +172,17 @@ def _facet(name: str, words: str, counts: dict[str, int], filter_: Filter) -> No
 
 def _bounds(name: str, table: TaskTable, filter_: Filter) -> tuple[float, float] | None:
     """Of all rows, so that a slider stays where it is while other filters change."""
-    values = column(table, name, student=filter_.student_is)
-    finite = values[np.isfinite(values)]
-    if not len(finite) or finite.min() == finite.max():
+    student = filter_.student_is
+
+    def ends() -> tuple[float, ...]:
+        values = column(table, name, student=student)
+        finite = values[np.isfinite(values)]
+        return (float(finite.min()), float(finite.max())) if len(finite) else ()
+
+    found = table.kept.once(("ends", name, student), ends)
+    if not found or found[0] == found[1]:
         return None
-    return math.floor(1000 * float(finite.min())) / 1000, math.ceil(1000 * float(finite.max())) / 1000
+    return math.floor(1000 * found[0]) / 1000, math.ceil(1000 * found[1]) / 1000
 
 
 def _slider(name: str, table: TaskTable, filter_: Filter) -> None:

@@ -21,7 +21,7 @@ from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from streamlit.proto.WidgetStates_pb2 import WidgetState
 from websockets.sync.client import connect
 
-TIMEOUT_SECONDS = 120.0
+TIMEOUT_SECONDS = 300.0  # for what hangs
 
 
 class Reply(NamedTuple):

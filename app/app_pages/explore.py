@@ -167,14 +167,15 @@ def rows_table(run: Run, task: Task, table: TaskTable, filter_: Filter, rows: In
         )
         size = int(state.choice("Rows", [str(size) for size in SIZES], key="rows", default="25", kind="segmented"))
     order = order_of(st.query_params, table, student)
-    text = st.query_params.get("page", "1")
-    asked = int(text) if text.isdecimal() and 0 < int(text) < 10**9 else 1
+    asked = asked_page(st.query_params.get("page", "1"))
     if asked == 1:  # the first page is cheaper without a sort of all rows
         page = paging.page(table, rows, order_by=order.by, descending=order.descending, page_size=size, student=student)
     else:
         page = paging.page(table, ordered_rows(table, filter_, order), page=asked, page_size=size)
-    # The page and what it is a page of are in the key: a selection is a position, and would else move to other rows.
-    mark = digest([run.path.name, task.name, to_query(filter_), order, page.page, size])
+    # The page, what it is a page of and its rows are in the key: a selection is a position, and would else move to
+    # other rows, also where the run was written meanwhile.
+    ids = [table.ids[int(row)].as_py() for row in page.rows]
+    mark = digest([run.path.name, task.name, to_query(filter_), order, page.page, size, ids])
     event = st.dataframe(
         page_table(table, page.rows, student),
         key=f"examples-{mark}",
@@ -192,6 +193,11 @@ def rows_table(run: Run, task: Task, table: TaskTable, filter_: Filter, rows: In
     if page.n_pages > 1:
         key = f"pages-{mark}"
         st.pagination(page.n_pages, default=page.page, key=key, on_change=turned, args=(key,))
+
+
+def asked_page(text: str) -> int:
+    """The number of a page in the address; 1 for what is none."""
+    return max(1, int(text)) if text.isdecimal() and len(text) < 10 else 1
 
 
 def turned(key: str) -> None:

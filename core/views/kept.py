@@ -55,22 +55,24 @@ class OfTable:
 
     def __init__(self, kept: Kept | None = None):
         self._kept, self._number = kept or Kept(), next(_numbers)
-        self._making = threading.RLock()
+        self._making: dict[Hashable, threading.Lock] = {}
 
     def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
         """What `make()` gives, which is not None, kept under `key`. Arrays in it become read-only: they belong to all
-        who ask. One thread makes at a time: two sessions that open a page need not compute it twice, nor hold its
-        temporaries twice."""
+        who ask. One thread makes a thing: two sessions that open a page need not compute it twice, nor hold its
+        temporaries twice. What is made may ask for other keys, never for its own."""
         whole = (self._number, key)
         value = self._kept.get(whole)
         if value is None:
-            with self._making:
+            # `setdefault` is one step: threads that come together get one lock.
+            with self._making.setdefault(key, threading.Lock()):
                 value = self._kept.get(whole)
                 if value is None:
                     value = make()
                     for array in arrays_of(value):
                         array.flags.writeable = False
                     self._kept.put(whole, value)
+            self._making.pop(key, None)
         return value
 
 

@@ -54,13 +54,16 @@ class Text(NamedTuple):
 
 
 def fingerprint(run: Run, task: str) -> str:
-    """16 digits that change whenever a file of this task in this run is made, replaced or gone: a cache's key, for
-    milliseconds. Take it before loading: then an entry may be newer than its key, never older."""
+    """16 digits that change whenever a file of this task in this run is made, replaced or gone, or a model has another
+    role: a cache's key, for milliseconds. Take it before loading: then an entry may be newer than its key, never older.
+    """
     models = models_of_run(run)
     paths = [run.examples_path(task), run.path / "ensembles.json"]
     paths += [run.predictions_path(name, task) for name in sorted(models.roles) if task in models.tasks[name]]
     stats = [(str(path.relative_to(run.path)), path.stat()) for path in paths if path.exists()]
-    return digest([(name, stat.st_mtime_ns, stat.st_size) for name, stat in stats])
+    # The inode too: a file that is replaced within a tick of the clock, by one of the same size, has another.
+    files = [(name, stat.st_mtime_ns, stat.st_size, stat.st_ino) for name, stat in stats]
+    return digest([files, models.roles, models.taught_by, models.recipes])
 
 
 def splits_of(run: Run, task: str) -> dict[str, int]:
