@@ -27,7 +27,7 @@ from core.views.derived import column
 from core.views.distances import mean_interval
 from core.views.filters import Filter
 from core.views.reliability import Curve, curve, ece_of, temperature_of
-from core.views.table import BASELINE, DEFAULT_STUDENT, TaskTable
+from core.views.table import BASELINE, DEFAULT_STUDENT, TaskTable, splits_of
 from core.views.transfer import error_copying, share_of
 
 VIEWS = {
@@ -222,6 +222,8 @@ def map_view(table: TaskTable) -> None:
 
 
 def strip_view(table: TaskTable) -> None:
+    if "train" not in splits_of(table.run, table.task.name):
+        raise NotDefined(f"This run has no training examples of task '{table.task.name}', so there are no epochs.")
     train = current_table(table.run, table.task, "train")
     if not train.has_teacher:
         raise NotDefined(

@@ -31,6 +31,9 @@ FEW_POINTS = 8
 
 def time_view(run: Run) -> None:
     times = logs.job_times(run)
+    if run.manifest().get("imported"):
+        show.empty("Nothing was run here", "This run was imported; how its models were trained is not known here.")
+        return
     if not times:
         show.empty("Nothing has been run yet", "No job of this run is done.", f"python -m core run --out {run.path}")
         return

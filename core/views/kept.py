@@ -19,7 +19,7 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 import numpy as np
 
-KEPT_BYTES = 700_000_000
+KEPT_BYTES = 450_000_000
 P = ParamSpec("P")
 R = TypeVar("R")
 _numbers = itertools.count()  # one for each table of this process
