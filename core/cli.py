@@ -1,4 +1,4 @@
-"""`python -m core ...`: run, status, verify, report, predict, export, pretrain, notebooks, sweep. A few lines each
+"""`python -m core ...`: run, status, verify, report, predict, export, submit, pretrain, notebooks, sweep. A few lines each
 around the modules.
 
 Torch is imported by the commands that need it and when they need it: `status`, `report` and an up-to-date `run`
@@ -207,6 +207,23 @@ def export(
             console.print("To load it: `import core.exported` first (its README.md has the lines)", markup=False)
         if push is not None:
             console.print(f"pushed: {exporting.push(out, push)}", markup=False)
+
+
+@app.command()
+def submit(
+    run: Annotated[Path, typer.Option(help="run directory of GLUE's nine tasks, with data.keep_unlabelled=true")],
+    model: Annotated[str, typer.Option(help="a model with predictions on all of them, for example st-kd-s0")],
+    out: Annotated[Path, typer.Option(help="zip file to write")],
+) -> None:
+    """Write the eleven files of a GLUE submission, zipped."""
+    console = _console()
+    with user_errors():
+        from core.submission import submit as write_submission
+
+        done = write_submission(Run(run), model, out)
+        console.print(f"{out}: {', '.join(f'{name} {n}' for name, n in done.rows.items())}", markup=False)
+        for note in done.notes:
+            console.print(f"note: {note}", markup=False, soft_wrap=True)
 
 
 @app.command()

@@ -58,7 +58,9 @@ HUB_TEXTS: dict[str, dict[str, Any]] = {
     "snli": {"text_a": "premise", "text_b": "hypothesis"},
     "scitail": {"text_a": "premise", "text_b": "hypothesis"},
 }
-TESTS = ("test", "test_mm")  # GLUE keeps their labels to itself
+# A split of ours that is another configuration of the same repository: (configuration, its split, our split).
+HUB_MORE: dict[str, tuple[str, str, str]] = {"mnli": ("ax", "test", "ax")}
+TESTS = ("test", "test_mm", "ax")  # GLUE keeps their labels to itself
 MAX_CARVED = 2000  # rows; beyond it a share of train costs training data and sharpens the choice of members little
 
 
@@ -83,6 +85,8 @@ def source_files(
         if hub_dir is None:
             return ()
         files = [file for split in HUB_SPLITS for file in mirror_files(Path(hub_dir), repo, config, split)]
+        if files and task.name in HUB_MORE:
+            files += mirror_files(Path(hub_dir), repo, *HUB_MORE[task.name][:2])
         if not files:
             folder = Path(hub_dir) / repo / config
             raise ValueError(f"task '{task.name}': no {folder}/train-*.parquet; copy it there or correct data.hub_dir")
@@ -122,6 +126,11 @@ def load_task(
     if source == "hub":
         read = read_hub(*_hub_id(task), HUB_SPLITS, wanted, None if hub_dir is None else Path(hub_dir))
         rows = {HUB_SPLITS[split]: _hub_labels(task, found) for split, found in read.items()}
+        if task.name in HUB_MORE:
+            config, split, own = HUB_MORE[task.name]
+            more = read_hub(_hub_id(task)[0], config, (split,), wanted, None if hub_dir is None else Path(hub_dir))
+            if split in more:
+                rows[own] = _hub_labels(task, more[split])
     else:
         rows = {split: read_file(path, wanted) for split, path in _split_paths(task, source, glue_dir).items()}
     if source == "files":

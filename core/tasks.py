@@ -38,7 +38,7 @@ METRICS_OF_KIND: dict[str, tuple[str, ...]] = {
     "regression": ("pearson", "spearman"),
     "ranking": ("accuracy", "mrr"),
 }
-SPLITS = ("train", "selection", "dev", "dev_mm", "test", "test_mm")
+SPLITS = ("train", "selection", "dev", "dev_mm", "test", "test_mm", "ax")  # ax: GLUE's diagnostic set, for MNLI
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,11 +218,8 @@ GLUE: dict[str, Task] = _table(
         no_gold="-",
         human_columns=_FIVE,
         files=(
-            ("train", "train.tsv"),
-            ("dev", "dev_matched.tsv"),
-            ("dev_mm", "dev_mismatched.tsv"),
-            ("test", "test_matched.tsv"),
-            ("test_mm", "test_mismatched.tsv"),
+            *(("train", "train.tsv"), ("dev", "dev_matched.tsv"), ("dev_mm", "dev_mismatched.tsv")),
+            *(("test", "test_matched.tsv"), ("test_mm", "test_mismatched.tsv"), ("ax", "../diagnostic/diagnostic.tsv")),
         ),
         **_PAIR,
     ),

@@ -98,6 +98,7 @@ LAYOUTS: dict[str, str] = {
     "MNLI/dev_mismatched.tsv": tsv(head(f"{MNLI_HEAD} gold_label"), "0|1|1n|letters|( a )|A.|B.|neutral"),
     "MNLI/test_matched.tsv": tsv(head(MNLI_HEAD), "0|1|1n|letters|( a )|A.|B."),
     "MNLI/test_mismatched.tsv": tsv(head(MNLI_HEAD), "0|1|1n|letters|( a )|A.|B."),
+    "diagnostic/diagnostic.tsv": tsv("index|sentence1|sentence2", "0|A cat sat.|It sat.", "1|It sat.|A cat sat."),
     "QNLI/train.tsv": tsv("index|question|sentence|label", "0|Who?|He.|entailment", "1|Who?|It.|not_entailment"),
     "QNLI/dev.tsv": tsv("index|question|sentence|label", '0|"Why was it built?|For "fun".|not_entailment'),
     "RTE/train.tsv": tsv("index|sentence1|sentence2|label", "0|A.|B.|entailment", "1|C\u2028.|D\x85.|not_entailment"),
@@ -119,7 +120,7 @@ IMITATION_ROWS = {
     "mrpc": {"train": 2, "dev": 1, "test": 1},
     "stsb": {"train": 2, "dev": 1, "test": 1},
     "qqp": {"train": 2, "dev": 1, "test": 1},
-    "mnli": {"train": 2, "dev": 3, "dev_mm": 1, "test": 1, "test_mm": 1},
+    "mnli": {"train": 2, "dev": 3, "dev_mm": 1, "test": 1, "test_mm": 1, "ax": 2},
     "qnli": {"train": 2, "dev": 1},
     "rte": {"train": 2, "dev": 1},
     "wnli": {"train": 2, "dev": 1},
@@ -187,7 +188,7 @@ def test_every_layout_is_read(name: str, glue_dir: Path) -> None:
     assert loaded.files == source_files(TASKS[name], source="glue", glue_dir=glue_dir)
     gold = "gold_value" if TASKS[name].kind == "regression" else "gold_label"
     for row in loaded.table.to_pylist():
-        unlabelled = row["split"].startswith("test") and name != "snli"
+        unlabelled = row["split"] in ("test", "test_mm", "ax") and name != "snli"
         assert (row[gold] is None) == unlabelled
 
 
@@ -293,7 +294,7 @@ def test_empty_texts_are_an_error_or_counted(glue_dir: Path) -> None:
 
 def test_splits_without_a_file_are_skipped_but_not_train_or_dev(glue_dir: Path) -> None:
     (glue_dir / "MNLI" / "dev_mismatched.tsv").unlink()
-    assert set(counts(load("mnli", glue_dir).table)) == {"train", "dev", "test", "test_mm"}
+    assert set(counts(load("mnli", glue_dir).table)) == {"train", "dev", "test", "test_mm", "ax"}
     for name, split in (("dev_matched", "dev"), ("train", "train")):
         (glue_dir / "MNLI" / f"{name}.tsv").unlink()
         with pytest.raises(ValueError, match=f"no file for split '{split}'; looked for .*{name}.tsv; correct"):
@@ -522,18 +523,23 @@ def test_hub(name: str, via: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert task.hub is not None
     repo, config = task.hub
     hub_dir = None
+    ax = hub_split({"premise": ["p"], "hypothesis": ["h"], "label": [-1]}, TASKS["mnli"].labels)
     if via == "mirror":
         hub_dir = tmp_path
+        (tmp_path / repo / "ax").mkdir(parents=True)
+        ax.to_parquet(str(tmp_path / repo / "ax" / "test-00000-of-00001.parquet"))
         (tmp_path / repo / config).mkdir(parents=True)
         for split, data in splits.items():
             data.to_parquet(str(tmp_path / repo / config / f"{split}-00000-of-00001.parquet"))
         monkeypatch.setattr(datasets, "load_dataset", None)  # a mirror must not need it
     else:
         monkeypatch.setattr(
-            datasets, "load_dataset", lambda *a: datasets.DatasetDict(splits) if a == task.hub else None
+            datasets,
+            "load_dataset",
+            lambda *a: datasets.DatasetDict(splits if a == task.hub else {"test": ax} if a == (repo, "ax") else {}),
         )
     loaded = load_task(task, source="hub", hub_dir=hub_dir)
-    assert len(loaded.files) == (len(splits) if via == "mirror" else 0)
+    assert len(loaded.files) == (len(splits) + (name == "mnli") if via == "mirror" else 0)
     train, test = split_rows(loaded.table, "train"), split_rows(loaded.table, "test")
     if task.kind == "regression":
         assert [row["gold_value"] for row in train] == [1.0, 0.0, 1.0]
@@ -543,7 +549,7 @@ def test_hub(name: str, via: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert [row["gold_label"] for row in test] == ([task.labels[0]] if name == "snli" else [None, None])
     assert loaded.dropped == ({"no gold label (-)": 1} if name == "snli" else {})
     assert train[2]["text_a"].endswith(" 2")
-    assert counts(loaded.table).get("dev_mm", 0) == (name == "mnli")
+    assert counts(loaded.table).get("dev_mm", 0) == counts(loaded.table).get("ax", 0) == (name == "mnli")
 
 
 def test_scitail_on_the_hub_has_text_labels(tmp_path: Path) -> None:

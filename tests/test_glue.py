@@ -104,7 +104,7 @@ def test_unlabelled_test_sets_are_predicted_and_not_scored(tmp_path: Path) -> No
     run = Run(tmp_path / "run")
     manifest = go(run, load_config("glue-small", None, [*options, "data.keep_unlabelled=true"])).manifest
     rows = pq.read_table(run.path / "metrics.parquet").to_pylist()
-    for task, splits in (("mnli", {"test", "test_mm"}), ("cola", {"test"}), ("stsb", {"test"})):
+    for task, splits in (("mnli", {"test", "test_mm", "ax"}), ("cola", {"test"}), ("stsb", {"test"})):
         counts = manifest["jobs"]["prepare"]["tasks"][task]["rows"]
         for model in ("st-kd-s0", "ens-mean_probs", "mt-1"):
             predicted = run.read_predictions(model, task)

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ORDER = """
     __init__ tasks sections checks config presets calibration bootstrap metric_inputs metrics comparisons ensemble
     combining targets selection synthetic files locks store
-    plan checksums report views status plots refit
+    plan checksums report submission views status plots refit
     ---- above this line: no torch ----
     readers columns data device tokens batching losses heads attention encoder model optim predict train
     rtd pretrain stages workers progress pipeline cost importing ask exported card export notebook notebooks sweep

@@ -19,7 +19,7 @@ from core.store import Predictions, Run, lists_to_rows, rows_of_ids
 from core.tasks import Task
 
 # Splits that are predicted and scored; `_mm` is MNLI's mismatched half. The reported one is `evaluate.split`.
-EVALUATION_SPLITS = ("selection", "dev", "dev_mm", "test", "test_mm")
+EVALUATION_SPLITS = ("selection", "dev", "dev_mm", "test", "test_mm", "ax")
 
 
 class Context(NamedTuple):
