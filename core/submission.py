@@ -1,7 +1,7 @@
 """A GLUE submission: eleven files of predictions on the unlabelled test sets, zipped, from any model of a run.
 
-The format is the benchmark's: `index<TAB>prediction` with a header line, a row for every row of the test file and in
-its order; MNLI and the diagnostic set AX (which MNLI's head answers) by label words, as QNLI and RTE; a number from 0 to 5
+The format is the benchmark's: `index<TAB>prediction` with a header line, a row for every row of the test file, in its
+order; MNLI and the diagnostic set AX (which MNLI's head answers) by label words, as QNLI and RTE; a number from 0 to 5
 for STS-B; 0 or 1 for the others. Nothing is made up: a test set that was not predicted is an error.
 
 Not here: the predictions, which are the run's own (`data.keep_unlabelled=true`).
