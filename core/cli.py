@@ -1,5 +1,6 @@
-"""`python -m core ...`: one function a command, a few lines each around the modules. Longer than other files (350 lines)
-because each option has its line here and nowhere else.
+"""`python -m core ...`: the commands, a few lines each around the modules.
+
+Longer than other files (350 lines): each option has its line here and nowhere else.
 
 Torch is imported by the commands that need it and when they need it: `status`, `report` and an up-to-date `run`
 answer at once.
@@ -37,6 +38,9 @@ from core.workers import Event
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__.split("\n")[0]
 )
+
+tasks_app = typer.Typer(no_args_is_help=True, help="Your own tasks.")
+app.add_typer(tasks_app, name="tasks")
 
 # A table of nine columns needs this where there is no terminal to ask (files, CI).
 WIDTH_WITHOUT_TERMINAL = 110
@@ -224,6 +228,24 @@ def submit(
         console.print(f"{out}: {', '.join(f'{name} {n}' for name, n in done.rows.items())}", markup=False)
         for note in done.notes:
             console.print(f"note: {note}", markup=False, soft_wrap=True)
+
+
+@tasks_app.command("check")
+def tasks_check(file: Annotated[Path, typer.Argument(help="YAML of own tasks", show_default=False)]) -> None:
+    """Read every file of every task: what was understood, with three rows, or what is wrong."""
+    console = _console()
+    with user_errors():
+        from core.telling_tasks import check_tasks, render_checked
+
+        checked = check_tasks(file)
+        render_checked(checked, console)
+        wrong = [one.task.name for one in checked if one.problem is not None]
+        if wrong:
+            console.print(f"\n{len(wrong)} of {len(checked)} tasks cannot be read: {', '.join(wrong)}", markup=False)
+        else:
+            console.print(f"\nNext: python -m core run --tasks {file} --out runs/mine", markup=False)
+    if wrong:
+        raise typer.Exit(2)
 
 
 @app.command()

@@ -24,7 +24,7 @@ ORDER = """
     combining targets selection synthetic files locks store
     plan checksums report submission views status plots refit
     ---- above this line: no torch ----
-    readers columns data device tokens batching losses heads attention encoder model optim predict train
+    readers columns data telling_tasks device tokens batching losses heads attention encoder model optim predict train
     rtd pretrain stages workers progress pipeline cost importing ask exported card export notebook notebooks sweep
     endings cli __main__
 """
