@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUN := runs/demo
 SHOWN := runs/controls
 
-.PHONY: run app lab notebooks test check screenshots lock clean help
+.PHONY: run app lab notebooks test check torture golden screenshots lock clean help
 
 help:
 	@echo "make run    set up, run the whole pipeline on the embedded suite into $(RUN), print the results table"
@@ -14,6 +14,8 @@ help:
 	@echo "make notebooks  run all notebooks on the smoke preset, write them as pages into docs/rendered"
 	@echo "make test   set up, lint, type-check, run all tests"
 	@echo "make check  lint and types alone"
+	@echo "make torture  kill runs, damage files, fill disks, repeat runs: some twenty minutes, ends in a table"
+	@echo "make golden rewrite tests/golden/ from a run of today's code; look at the diff"
 	@echo "make screenshots  pictures of every page of $(SHOWN) into docs/screenshots (needs chromium)"
 	@echo "make lock   rewrite constraints.txt from .venv"
 	@echo "make clean  remove .venv and caches (runs stay)"
@@ -40,6 +42,13 @@ check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# All of it; a share: make torture TORTURE='--kills 8 --soak smoke'.
+torture: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.torture $(TORTURE)
+
+golden: $(VENV)/.dev
+	DARKROOM_GOLDEN=write $(BIN)/python -m pytest tests/test_golden.py
 
 screenshots: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.screenshots $(SHOWN) docs/screenshots

@@ -14,6 +14,7 @@ from core.locks import holder_of, killed_holder
 from core.plan import STAGES, make_jobs
 from core.store import Run
 
+BY_HAND = {"KeyboardInterrupt": "Ctrl-C", "Terminated": "SIGTERM"}
 TAIL_BYTES = 1 << 18  # of the log: a line of each of some hundred jobs
 
 
@@ -60,7 +61,10 @@ def _sentence(run: Run, about: dict[str, Any], holder: str) -> str:
     counts = about["stages"][about["stopped_at"]]
     killed = killed_holder(run.path)
     last = (_tail(run) or [{}])[-1]
-    why = f"by {last['error']}" if last.get("event") == "stopped" else "killed" if killed else "no process works on it"
+    error = str(last.get("error"))
+    why = (
+        f"by {BY_HAND.get(error, error)}" if last.get("event") == "stopped" else "killed" if killed else "nobody works"
+    )
     return (
         f"stopped at {about['stopped_at']}, {counts['done']} of {counts['total']} jobs done ({why}); "
         f"python -m core run --out {run.path} goes on"

@@ -137,3 +137,27 @@ def test_no_pickle() -> None:
         text = path.read_text(encoding="utf-8")
         found = re.search(r"^\s*(import|from) (c?pickle|dill|joblib)\b|allow_pickle=True|torch\.load\(", text, re.M)
         assert found is None or path == Path(__file__), f"{path}: {found and found.group()!r}"
+
+
+# What would let a data file, a model's folder or a task file run code, or a page render data as markup.
+RUNS_CODE = (
+    r"trust_remote_code=(?!False)|\"trust_remote_code\": (?!False)|weights_only=False|use_safetensors=False|"
+    r"yaml\.(unsafe_load|full_load)\(|yaml\.load\((?!text, yaml\.BaseLoader)|(?<![\w.])(eval|exec)\(|shell=True|"
+    r"os\.system\(|read_pickle|extractall\(|unsafe_allow_html=True"
+)
+
+
+def test_nothing_runs_code_that_comes_with_data() -> None:
+    """models load with `trust_remote_code=False` and `use_safetensors=True`; YAML by its safe loaders."""
+    sources = [path for path in project_files() if path.suffix in (".py", ".ipynb") and "tests" not in path.parts]
+    assert len(sources) > 50
+    for path in sources:
+        found = re.search(RUNS_CODE, path.read_text(encoding="utf-8"))
+        assert found is None, f"{path}: {found and found.group()!r}"
+    loads = {path.name: path.read_text(encoding="utf-8").count(".from_pretrained(") for path in SOURCES}
+    assert {name for name, n in loads.items() if n} == {"encoder.py", "tokens.py"}  # both say so, above
+    for name in ("encoder.py", "tokens.py"):
+        text = (ROOT / "core" / name).read_text(encoding="utf-8")
+        assert len(re.findall(r"trust_remote_code\"?(=|: )False", text)) == loads[name]
+    for wrong in ("model(trust_remote_code=True)", "yaml.load(x)", "x = eval(text)", "run(c, shell=True)"):
+        assert re.search(RUNS_CODE, wrong)

@@ -93,7 +93,7 @@ def survive(
     timed, pointed = itertools.cycle(stages), itertools.cycle(points)
     while len(kills) < n:
         n_runs += 1
-        run, workers = Run(folder / f"run-{n_runs}"), 1 + n_runs % 2
+        run, workers = Run(folder / f"run-{n_runs}"), 2 - n_runs % 2
         in_this_life = 0
         while len(kills) < n and in_this_life < a_life and not _is_finished(run):
             # Workers do not know of points: they are other processes.
