@@ -151,7 +151,7 @@ def _is_linear(head: nn.Module, task: Task) -> bool:
 def compared(run: Run, opened: Opened, out: Path, chosen: dict[str, Task]) -> tuple[float, int]:
     """The largest difference of a logit between the run's model and the one that `out` holds, over some examples of
     every task, and their number."""
-    loaded = AutoModelForSequenceClassification.from_pretrained(out).eval()
+    loaded = AutoModelForSequenceClassification.from_pretrained(out, trust_remote_code=False).eval()
     differences, n = [0.0], 0
     for name, task in chosen.items():
         table = run.read_examples(name)

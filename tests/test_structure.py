@@ -154,10 +154,18 @@ def test_nothing_runs_code_that_comes_with_data() -> None:
     for path in sources:
         found = re.search(RUNS_CODE, path.read_text(encoding="utf-8"))
         assert found is None, f"{path}: {found and found.group()!r}"
-    loads = {path.name: path.read_text(encoding="utf-8").count(".from_pretrained(") for path in SOURCES}
-    assert {name for name, n in loads.items() if n} == {"encoder.py", "tokens.py"}  # both say so, above
-    for name in ("encoder.py", "tokens.py"):
-        text = (ROOT / "core" / name).read_text(encoding="utf-8")
-        assert len(re.findall(r"trust_remote_code\"?(=|: )False", text)) == loads[name]
+    n_loads = 0
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Attribute)
+                and node.func.attr == "from_pretrained"
+            ):
+                said = [ast.unparse(keyword) for keyword in node.keywords]
+                assert {"trust_remote_code=False", "**SAFE"} & set(said), f"{path} line {node.lineno}"
+                n_loads += 1
+    assert n_loads >= 4
+    assert '"trust_remote_code": False, "use_safetensors": True' in (ROOT / "core" / "encoder.py").read_text("utf-8")
     for wrong in ("model(trust_remote_code=True)", "yaml.load(x)", "x = eval(text)", "run(c, shell=True)"):
         assert re.search(RUNS_CODE, wrong)
