@@ -3,13 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUN := runs/demo
+RUNS ?= $(or $(DARKROOM_RUNS),runs)
 SHOWN := runs/controls
 
 .PHONY: run app lab notebooks test check torture golden screenshots lock clean help
 
 help:
 	@echo "make run    set up, run the whole pipeline on the embedded suite into $(RUN), print the results table"
-	@echo "make app    set up, open the dashboard on runs/"
+	@echo "make app    set up, open the dashboard on $(RUNS)/"
 	@echo "make lab    set up, open JupyterLab on notebooks/"
 	@echo "make notebooks  run all notebooks on the smoke preset, write them as pages into docs/rendered"
 	@echo "make test   set up, lint, type-check, run all tests"
@@ -24,7 +25,7 @@ run: $(VENV)/.run
 	$(BIN)/python -m core run --preset demo --out $(RUN)
 
 app: $(VENV)/.notebooks
-	$(BIN)/streamlit run app/streamlit_app.py
+	$(BIN)/streamlit run app/streamlit_app.py -- --runs $(RUNS)
 
 lab: $(VENV)/.notebooks
 	$(BIN)/jupyter lab --notebook-dir=notebooks

@@ -5,11 +5,14 @@ names, types and the run are checked before a kernel starts, the output goes to 
 failed notebook is kept beside it with its error.
 
 Pages need no JupyterLab and no network: figures are drawn by one `plotly.min.js` beside them, which is copied from the
-installed plotly and not committed (4.8 MB). Without that file a page shows each figure's words.
+installed plotly and not committed (4.8 MB). Without that file a page asks plotly's own server for it, and without a
+network it shows each figure's words.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import html
 import json
 import os
@@ -27,11 +30,13 @@ import yaml
 from rich.console import Console
 
 from core.notebook import BATCH, ROOT, Declared, Refused, checked, declared_in, planned, shown_path
+from core.store import atomic
 
 NOTEBOOKS = ROOT / "notebooks"
 KERNEL = "python3"
 INSTALL = "install the notebooks' packages: pip install -e '.[app,notebooks]'"
 PLOTLY = "application/vnd.plotly.v1+json"
+LONGEST_LOG = 8  # lines of a run's progress that a page shows unfolded
 
 
 class Outcome(NamedTuple):
@@ -240,7 +245,11 @@ def _output_html(output: Any, name: str) -> str:
     if "text/markdown" in data:
         return str(markdown2html(data["text/markdown"]))
     text = output.get("text") or "\n".join(output.get("traceback", ())) or data.get("text/plain", "")
-    return f"<pre>{html.escape(strip_ansi(text))}</pre>"
+    page = f"<pre>{html.escape(strip_ansi(text))}</pre>"
+    n_lines = len(text.splitlines())
+    if output.output_type != "stream" or n_lines <= LONGEST_LOG:
+        return page
+    return f"<details><summary>what the run said: {n_lines} lines</summary>{page}</details>"
 
 
 def figure_html(values: Mapping[str, Any], words: str, name: str) -> str:
@@ -264,17 +273,32 @@ def write_page(page: Path, title: str, body: str) -> Path:
     script = page.with_name("plotly.min.js")
     source = Path(plotly.__file__).parent / "package_data" / script.name
     if not script.exists() or script.stat().st_size != source.stat().st_size:
-        shutil.copyfile(source, script)
-    missing = "document.documentElement.className = 'no-figures'"
-    page.write_text(
+        with atomic(script) as temporary:
+            shutil.copyfile(source, temporary)
+    text = (
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{html.escape(title)}</title>\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<style>{STYLE}</style>\n'
-        f'<script src="{script.name}" onerror="{missing}"></script>\n</head>\n<body>\n'
-        '<p class="missing">Figures need the file plotly.min.js beside this page; <code>make notebooks</code> puts it '
-        f"there. Until then each is said in words.</p>\n{body}\n</body>\n</html>\n",
-        encoding="utf-8",
+        f"<script>{_elsewhere(source)}</script>\n"
+        f'<script src="{script.name}" onerror="elsewhere()"></script>\n</head>\n<body>\n'
+        '<p class="missing">Figures need the file plotly.min.js beside this page, or a network; <code>make '
+        f"notebooks</code> puts it there. Until then each is said in words.</p>\n{body}\n</body>\n</html>\n"
     )
+    with atomic(page) as temporary:
+        temporary.write_text(text, encoding="utf-8")
     return page
+
+
+def _elsewhere(script: Path) -> str:
+    """Where a page looks when `plotly.min.js` is not beside it, as on a fresh clone: plotly's own server, for the same
+    bytes and no others. Without a network each figure stays in words."""
+    from plotly.offline import get_plotlyjs_version
+
+    found = base64.b64encode(hashlib.sha256(script.read_bytes()).digest()).decode()
+    return (
+        'function elsewhere() { document.write(\'<script crossorigin="anonymous" integrity="sha256-'
+        f'{found}" src="https://cdn.plot.ly/plotly-{get_plotlyjs_version()}.min.js" '
+        'onerror="document.documentElement.className = &quot;no-figures&quot;"><\\/script>\'); }'
+    )
 
 
 STYLE = """

@@ -72,7 +72,8 @@ def run_pipeline(
         run.log("started", pid=os.getpid())
         stack.push(lambda kind, error, trace: _log_stop(run, error))
         wanted = STAGES if last_stage is None else STAGES[: STAGES.index(last_stage) + 1]
-        for stage in [only_stage] if only_stage is not None else wanted:
+        wanted = wanted if only_stage is None else (only_stage,)
+        for stage in wanted:
             chosen = chosen_members(run, config, tasks, source, manifest)
             jobs = make_jobs(config, tasks, source_digest=source, chosen=chosen)
             if only_stage is not None:
@@ -91,7 +92,9 @@ def run_pipeline(
                     shutil.rmtree(run.model_dir(job.name), ignore_errors=True)
             if workers is None:
                 run.remove_leftovers()
-                workers = stack.enter_context(_start_workers(run, config, tasks, progress))
+                # A single last job, as in a notebook of one stage, needs no pool: each worker would import torch.
+                n_most = 1 if len(todo) == 1 and stage == wanted[-1] else None
+                workers = stack.enter_context(_start_workers(run, config, tasks, progress, n_most))
             # Models whose weights were deleted train again before those that start from them.
             for wave in waves([*_jobs_with_lost_weights(run, jobs, todo), *todo]):
                 check_inputs(run, jobs, wave, sums, checked)
@@ -238,7 +241,8 @@ def _open(
             f"{len(lost)} finished jobs: {', '.join(lost[:8])}{' ...' if len(lost) > 8 else ''}. Give another --out, "
             "or --update to redo them here"
         )
-    manifest = {**fresh, "created": old["created"], "jobs": old["jobs"]}
+    # "base": a cell of a sweep has one.
+    manifest = fresh | {name: old[name] for name in ("created", "jobs", "base") if name in old}
     _forget(run, manifest, sums, jobs, stages=STAGES if begin.update else begin.forced)
     return manifest, sums, notes
 
@@ -315,11 +319,11 @@ def count_workers(config: Config, tasks: dict[str, Task], device_type: str) -> i
     return min(config.runtime.workers or free, max(len(config.multitask.members), n_teachers, n_students))
 
 
-def _start_workers(run: Run, config: Config, tasks: dict[str, Task], progress: Progress) -> Workers:
+def _start_workers(run: Run, config: Config, tasks: dict[str, Task], progress: Progress, n_most: int | None) -> Workers:
     from core.device import resolve_device
 
     device = resolve_device(config.runtime.device, "float32", hidden=0)
-    n = count_workers(config, tasks, device.device.type)
+    n = n_most or count_workers(config, tasks, device.device.type)
     progress.note(f"{device.reason.partition(';')[0]}; {n} job{'s' if n > 1 else ''} at a time")
     return Workers(n, progress.event, folder=run.path)
 

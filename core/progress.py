@@ -47,20 +47,23 @@ class Progress:
     ) -> None:
         self.bars.stop()
 
+    def called(self, stage: str) -> str:
+        return f"{STAGES.index(stage) + 1}/{len(STAGES)} {stage:<9}"
+
     def note(self, text: str) -> None:
         self.console.print(f"[dim]{escape(text)}")
 
     def skipped(self, stage: str) -> None:
-        self.console.print(f"{_numbered(stage)} [green]up to date")
+        self.console.print(f"{self.called(stage)} [green]up to date")
 
     def start(self, stage: str, jobs: list[str]) -> None:
         self.stage, self.stage_started = stage, time.monotonic()
         self.shares = dict.fromkeys(jobs, 0.0)
         if self.stage_bar is not None:
             self.bars.remove_task(self.stage_bar)
-        self.stage_bar = self.bars.add_task(f"[bold]{_numbered(stage)}", total=len(jobs), says="")
+        self.stage_bar = self.bars.add_task(f"[bold]{self.called(stage)}", total=len(jobs), says="")
         if not self.console.is_terminal:
-            self.console.print(f"{_numbered(stage)} {len(jobs)} job{'s' if len(jobs) > 1 else ''}")
+            self.console.print(f"{self.called(stage)} {len(jobs)} job{'s' if len(jobs) > 1 else ''}")
 
     def event(self, event: Event) -> None:
         # Events come through a queue and may be later than the result of their job.
@@ -87,15 +90,11 @@ class Progress:
         if all(share == 1.0 for share in self.shares.values()):
             taken = time.monotonic() - self.stage_started
             n_jobs = f", {len(self.shares)} jobs" if len(self.shares) > 1 else ""
-            self.console.print(f"{_numbered(self.stage)} [green]done[/green] in {taken:.1f} s{n_jobs}")
+            self.console.print(f"{self.called(self.stage)} [green]done[/green] in {taken:.1f} s{n_jobs}")
 
     def _move_stage(self) -> None:
         if self.stage_bar is not None:
             self.bars.update(self.stage_bar, completed=sum(self.shares.values()))
-
-
-def _numbered(stage: str) -> str:
-    return f"{STAGES.index(stage) + 1}/{len(STAGES)} {stage:<9}"
 
 
 def _in_words(event: Event) -> str:

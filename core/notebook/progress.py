@@ -35,6 +35,9 @@ class NotebookProgress(Progress):
         self.shares = {}
         self._draw(now=True)
 
+    def called(self, stage: str) -> str:
+        return f"{stage:<9}"  # without the number of the stage: notebooks have numbers of their own
+
     def skipped(self, stage: str) -> None:
         self.skips.append(stage)
 

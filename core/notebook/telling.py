@@ -175,8 +175,9 @@ def in_words(
 
 
 def signed(value: float, digits: int = 1) -> str:
-    """ "+1.2" and, with a real minus sign, "−1.2"."""
-    return f"{value:+.{digits}f}".replace("-", "−")
+    """ "+1.2" and, with a real minus sign, "−1.2"; what rounds to zero is "0.0"."""
+    text = f"{value:+.{digits}f}".replace("-", "−")
+    return text if text.strip("+−0.") else text[1:]
 
 
 def mean_words(values: Any, digits: int = 3) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import plotly.graph_objects as go
 
-from core.plots.arrays import bin_means, floats, mean_of, same_length
+from core.plots.arrays import FloatArray, bin_means, floats, mean_of, same_length
 from core.plots.style import (
     INK,
     NEUTRAL,
@@ -187,12 +187,20 @@ def size_curve(
             )
         )
     fig.update_xaxes(title_text="members in the mean", dtick=1)
-    fig.update_yaxes(title_text=escaped(metric, 60))
+    fig.update_yaxes(title_text=escaped(metric, 60), range=_range_of(score, student))
     said = f"; the student has {spoken(student)}" if student is not None else ""
     alt = (
         f"{metric} by number of members: {spoken(mean[0])} with {sizes[0]}, {spoken(mean[-1])} with {sizes[-1]}{said}."
     )
     return finish(fig, alt=alt, height=360, title=title)
+
+
+def _range_of(scores: FloatArray, student: float | None) -> list[float]:
+    """The range of an axis. Equal scores are a flat line: an axis of its own choice would show their rounding."""
+    shown = [*scores[np.isfinite(scores)], *([] if student is None else [student])]
+    low, high = min(shown), max(shown)
+    margin = max(0.08 * (high - low), 0.02 * max(abs(low), abs(high)))
+    return [low - margin, high + margin]
 
 
 def leave_one_out(

@@ -174,6 +174,9 @@ def sweep_figure(
     if len(metrics) > 3:
         raise ValueError(f"{len(metrics)} metrics, expected at most three: {metrics}")
     temperatures = sorted({point.temperature for point in points})
+    # Side by side, or the intervals of one alpha would hide each other.
+    apart = np.diff(np.unique([point.alpha for point in points])).min(initial=0.25)
+    shifts = 0.12 * apart * (np.arange(len(temperatures)) - (len(temperatures) - 1) / 2) / max(1, len(temperatures) / 3)
     fig = make_subplots(rows=1, cols=len(metrics), horizontal_spacing=0.14)
     look = ROLES["student"]
     for i, temperature in enumerate(temperatures):
@@ -187,8 +190,7 @@ def sweep_figure(
             mean, low, high = (np.array([getattr(p, side) for p in chosen]) for side in ("mean", "low", "high"))
             fig.add_trace(
                 go.Scatter(
-                    # Side by side by less than a marker, or the intervals of one alpha would hide each other.
-                    x=np.array([p.alpha for p in chosen]) + 0.006 * (i - (len(temperatures) - 1) / 2),
+                    x=np.array([p.alpha for p in chosen]) + shifts[i],
                     y=mean,
                     error_y=error_bars(mean, low, high, colour),
                     customdata=at,
@@ -211,7 +213,8 @@ def sweep_figure(
     for column, metric in enumerate(metrics, 1):
         found = [p for p in points if (p.alpha, p.temperature, p.metric) == (PAPER_ALPHA, PAPER_TEMPERATURE, metric)]
         if found:
-            fig.add_trace(_paper_ring(found[0].mean, temperatures, show=column == 1), row=1, col=column)
+            shift = shifts[temperatures.index(PAPER_TEMPERATURE)]
+            fig.add_trace(_paper_ring(found[0].mean, shift, show=column == 1), row=1, col=column)
         alphas = sorted({p.alpha for p in points})
         fig.update_xaxes(title_text="alpha (teachers' weight)", row=1, col=column)
         if len(alphas) <= 11:
@@ -225,8 +228,7 @@ def sweep_figure(
     return finish(fig, alt=alt, height=380, title=title)
 
 
-def _paper_ring(mean: float, temperatures: list[float], *, show: bool) -> go.Scatter:
-    shift = 0.006 * (temperatures.index(PAPER_TEMPERATURE) - (len(temperatures) - 1) / 2)
+def _paper_ring(mean: float, shift: float, *, show: bool) -> go.Scatter:
     return go.Scatter(
         x=np.array([PAPER_ALPHA + shift]),
         y=np.array([mean]),

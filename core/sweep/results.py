@@ -16,11 +16,12 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from scipy.stats import t as student_t
 
-from core.comparisons import mean_and_se, paired_difference
+from core.comparisons import Difference, mean_and_se, paired_difference
 from core.config import Config
 from core.metrics import HIGHER_IS_BETTER
-from core.notebook import in_words, mean_words, rows_of, shown_path
+from core.notebook import mean_words, rows_of, shown_path, signed
 from core.notebooks import figure_html, write_page
 from core.store import Run, atomic
 from core.views.results import Results, by_seed, read_results
@@ -28,6 +29,9 @@ from core.views.results import Results, by_seed, read_results
 PAPER = (0.5, 1.0)  # alpha and temperature of Liu et al. 2019
 PAPER_LOSSES = ("soft_ce", "kl")  # they have one gradient at temperature 1
 WORDS = {"score": "score x 100", "kl_truth": "KL to the truth"}
+BETTER = {"score": ("better", "worse"), "kl_truth": ("nearer", "further")}
+DIGITS = {"score": 1, "kl_truth": 3}
+NBSP = "\N{NO-BREAK SPACE}"  # a number and its error stay on one line
 
 
 class Point(NamedTuple):
@@ -70,7 +74,8 @@ def write_sweep_page(out: Path, cells: Cells) -> Path:
     text = (
         f"# Sweep {name}\n\nStudents `kd`, mean over the tasks with a teacher ({tasks}), on *{split}*. All cells have "
         "the same teachers. In the picture bars are two standard errors over seeds, in the table ± is one. Every cell "
-        f"is a run of its own: `python -m core report {name}/CELL`."
+        f"is a run of its own: `python -m core report {name}/CELL`, or all of them in the dashboard: "
+        f"`make app RUNS={name}`."
     )
     parts = [str(markdown2html(text))]
     for i, rest in enumerate(dict.fromkeys(point.rest for point in points)):
@@ -117,32 +122,64 @@ def _table(group: Sequence[Point]) -> str:
     the luckiest, so the table ends with that warning and not with a winner."""
     at_paper = [p for p in group if (p.alpha, p.temperature) == PAPER and p.loss in PAPER_LOSSES]
     paper = at_paper[0] if at_paper else None
-    header, lines = ["alpha", "temperature", "seeds"], []
+    header, lines = ["alpha", "T", "seeds"], []
     for metric in group[0].of_seed:
-        header += [WORDS[metric], *(["against the paper's point"] if paper is not None else [])]
+        header += [WORDS[metric], *(["minus the paper's"] if paper is not None else [])]
     for point in group:
         line: list[object] = [f"{point.alpha:g}", f"{point.temperature:g}", len(point.of_seed["score"])]
         for metric in point.of_seed:
-            line.append(mean_words(_scaled(point, metric), 1 if metric == "score" else 3))
-            line += [] if paper is None else ["the paper's point" if point is paper else _against(point, paper, metric)]
+            line.append(mean_words(_scaled(point, metric), DIGITS[metric]).replace(" ", NBSP))
+            if point is paper:
+                line.append("the paper's point")
+            elif paper is not None:
+                line.append(_in_a_cell(_against(point, paper, metric), metric))
         lines.append(line)
-    missing = "" if paper is not None else "The paper's point (alpha 0.5, T 1, cross-entropy) is not among these. "
+    missing = "The paper's point (alpha 0.5, T 1, cross-entropy) is not among these."
+    told = missing if paper is None else _told(group, paper)
     warning = "Of many cells the best is also the luckiest: choose here, report on another split."
-    return f"{rows_of(header, lines)}\n\n{missing}{warning}"
+    return f"{rows_of(header, lines)}\n\n{told} {warning}"
+
+
+def _told(group: Sequence[Point], paper: Point) -> str:
+    """How many cells differ from the paper's point, and how many would by chance alone."""
+    sentences = []
+    for metric in paper.of_seed:
+        found = [d for p in group if p is not paper and (d := _against(p, paper, metric)) is not None and d.n > 1]
+        n_better, n_worse = (sum(d.verdict == verdict for d in found) for verdict in ("better", "worse"))
+        by_chance = sum(2 * float(student_t.sf(2, d.n - 1)) for d in found)
+        if found:
+            better, worse = BETTER[metric]
+            sentences.append(
+                f"By {WORDS[metric].removesuffix(' x 100')}, {n_better} of {len(found)} other cells are {better} and "
+                f"{n_worse} {worse} than the paper's point by more than two standard errors (n = {found[0].n} seeds); "
+                f"were all alike, chance would say so of about {by_chance:.1f}."
+            )
+    return " ".join(sentences) or "With one seed nothing can be told from chance."
 
 
 def _scaled(point: Point, metric: str) -> list[float]:
     return [100 * value if metric == "score" else value for value in point.of_seed[metric].values()]
 
 
-def _against(point: Point, paper: Point, metric: str) -> str:
+def _against(point: Point, paper: Point, metric: str) -> Difference | None:
+    """Paired by seed; None without a seed in common."""
     ours, theirs = point.of_seed[metric], paper.of_seed[metric]
     seeds = [seed for seed in ours if seed in theirs]
     if not seeds:
-        return "no seed in common"
-    difference = paired_difference(
+        return None
+    return paired_difference(
         [ours[seed] for seed in seeds], [theirs[seed] for seed in seeds], higher_is_better=HIGHER_IS_BETTER[metric]
     )
-    if metric == "score":
-        return in_words(difference)
-    return in_words(difference, unit="nats", scale=1, words=("nearer", "further"))
+
+
+def _in_a_cell(difference: Difference | None, metric: str) -> str:
+    """ "+1.1 ± 0.2, **better**": the table's header says what it is about."""
+    if difference is None:
+        return "no seed in common"
+    scale, digits = 100 if metric == "score" else 1, DIGITS[metric]
+    amount = signed(difference.mean * scale, digits)
+    if difference.n < 2:
+        return f"{amount}, one seed"
+    words = {"better": f"**{BETTER[metric][0]}**", "worse": f"**{BETTER[metric][1]}**"}
+    says = words.get(difference.verdict, difference.verdict)
+    return f"{amount} ± {difference.se * scale:.{digits}f}".replace(" ", NBSP) + f", {says}"

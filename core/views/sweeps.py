@@ -68,6 +68,6 @@ def _cells(file: Path, task: str, split: str) -> dict[str, list[tuple[Trained, t
         if alpha is not None:
             mean, se, _ = mean_and_se([row["value"] for row in rows])
             trained = Trained(float(alpha), float(t or 1.0), mean, se, Path(cell).name)
-            base = str(Path(manifest.get("base", "")).resolve())
+            base = str((path.parent / manifest.get("base", "")).resolve())
             found.setdefault(metric, []).append((trained, (str(path.parent), base)))
     return found
