@@ -11,6 +11,7 @@ Not here: running notebooks in batches and pages of them (core/notebooks), figur
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import warnings
@@ -49,6 +50,7 @@ FIELDS = {
     "top_k": "select.top_k",
     "workers": "runtime.workers",
 }
+COMMON = ("run_dir", "preset", "workers", "update", "task")  # of every notebook
 DEFAULT_PRESET = "smoke"  # of every notebook: it is quick, and says nothing about a run that is already there
 __all__ = [
     "BATCH",
@@ -109,6 +111,12 @@ def bring(params: SimpleNamespace, *, stage: str) -> Run:
 
 def planned(params: SimpleNamespace) -> tuple[Run, Config]:
     """The run and the config to bring it to. Nothing is written. Raises `ValueError` as `bring` does."""
+    for name in vars(params).keys() - {*COMMON, *FIELDS}:  # a line that a person has misspelt in the cell itself
+        near = difflib.get_close_matches(name, (*COMMON, *FIELDS), n=1)
+        raise ValueError(
+            f"unknown parameter '{name}'{f'; did you mean {near[0]!r}?' if near else ''} Nothing reads it: correct "
+            "that line of the parameters cell, or remove it"
+        )
     run = Run(resolved(params.run_dir))
     given = {field: getattr(params, name, None) for name, field in FIELDS.items()}
     overrides = [f"{field}={json.dumps(value)}" for field, value in given.items() if value is not None]
@@ -117,6 +125,10 @@ def planned(params: SimpleNamespace) -> tuple[Run, Config]:
         if not parent.is_dir() and parent != ROOT / "runs":
             raise ValueError(
                 f"run_dir is {run.path}, but there is no folder {parent}; make it first, or correct run_dir"
+            )
+        if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
+            raise ValueError(
+                f"{run.path} exists, is not empty and holds no run; give an empty or new folder as run directory"
             )
         return run, load_config(params.preset, None, overrides)
     manifest = run.manifest()
@@ -148,7 +160,6 @@ def _for_notebooks(message: str) -> str:
             "Give another --out, or --update to redo them here",
             "Give another run_dir, or update = True to redo them here",
         ),
-        ("give an empty or new folder to --out", "give an empty or new folder as run_dir"),
         ("give a new folder to --out", "give a new folder as run_dir"),
     ):
         message = message.replace(said, here)
