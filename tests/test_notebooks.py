@@ -215,9 +215,8 @@ def test_two_through_plain_papermill_and_again(prepared: Finished, tmp_path: Pat
     assert said(tmp_path / "8_dark_knowledge.ipynb").count("Not here: Task 'similarity' is") >= 3
 
     before, done = results(run), ran(run)
-    again = [papermill(name, tmp_path / f"{name}-2.ipynb", run_dir=run.path, **asked[name]) for name in asked]
-    for name, process in zip(asked, again, strict=True):
-        with process:
+    for name, values in asked.items():
+        with papermill(name, tmp_path / f"{name}-2.ipynb", run_dir=run.path, **values) as process:
             assert process.wait(300) == 0, process.stderr.read() if process.stderr else ""
         assert "up to date: prepare, multitask, select, finetune" in said(tmp_path / f"{name}-2.ipynb")
     assert ran(run) == done, "not a job was done again"

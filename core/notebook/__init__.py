@@ -126,7 +126,7 @@ def planned(params: SimpleNamespace) -> tuple[Run, Config]:
             raise ValueError(
                 f"run_dir is {run.path}, but there is no folder {parent}; make it first, or correct run_dir"
             )
-        if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
+        if run.holds_anything():
             raise ValueError(
                 f"{run.path} exists, is not empty and holds no run; give an empty or new folder as run directory"
             )

@@ -1,0 +1,124 @@
+"""Every command of the README: those that can run here run, on a small run of their own, in the order in which they
+stand; of the others it is said why not. A command in neither table fails.
+
+Run names, presets and files are put in the place of the README's by `INSTEAD`; what is executed is else the README's
+own words.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import TINY
+from test_cli import call
+
+ROOT = Path(__file__).resolve().parents[1]
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+
+STARTS = ("python -m", "make ", "papermill ", "mkdir ", "streamlit ", "pip ", "jupyter ")
+SMALL = (*TINY, "data.tasks=[nli,paraphrase]", "multitask.dropouts=[0.1,0.2]", "distill.seeds=1")
+SET = " ".join(f"--set '{item}'" for item in SMALL)
+
+# Command -> what is put in the place of its words. Executed in this order, on one run.
+INSTEAD: dict[str, dict[str, str]] = {
+    "python -m core run --preset demo --out runs/x --set distill.alpha=0.3": {"--preset demo": f"--preset smoke {SET}"},
+    "python -m core run --preset demo --out runs/x --dry-run": {"--preset demo ": ""},
+    "python -m core run --preset demo --out runs/x --from distill": {"--preset demo ": ""},
+    "python -m core status runs/x": {},
+    "python -m core verify runs/x": {},
+    "python -m core report runs/x --full": {},
+    'python -m core predict --run runs/x --model st-kd-s0 --task nli --text "most guests loved the soup" '
+    '--text-b "some guests liked the broth"': {},
+    "papermill notebooks/6_distill.ipynb out.ipynb -k python3 -p run_dir runs/x -p alpha 0.3": {},
+    # All eight run in test_notebooks, and twice.
+    "mkdir -p reports && python -m core notebooks --run runs/x --out reports --html reports/pages": {
+        "--out reports ": "--out reports --only 3_select "
+    },
+    # One cell, of which the base has everything; a real sweep runs in test_sweep, and is killed there.
+    "python -m core sweep --run runs/x --out runs/sweep -p alpha=0,0.25,0.5,0.75,1 -p temperature=1,2,4 -p loss=kl "
+    "--jobs 2": {"-p alpha=0,0.25,0.5,0.75,1 -p temperature=1,2,4 -p loss=kl": "-p alpha=0.3"},
+    "python -m core run --preset controls --out runs/controls --set data.seed=1": {"--out": "--dry-run --out"},
+    "python -m core pretrain --text FILE --objective rtd --out encoders/small": {
+        "FILE": "text.txt --set epochs=1 --encoder 'random:bert(layers=1,hidden=32,heads=2)' --tokenizer word"
+    },
+}
+# Command -> why it does not run here.
+ELSEWHERE = {
+    "python -m core run --tasks my_tasks.yaml --out runs/mine": "test_cli.py runs the README's own task, on made files",
+    "python -m core import-predictions --out runs/berts --task snli --examples DATA/snli/dev.jsonl "
+    "--model bert-0=DATA/teacher_logits/snli_dev_bert-base-uncased.parquet@seed=0 "
+    "--model bert-1=DATA/teacher_logits/snli_dev_bert-base-uncased.parquet@seed=1 "
+    "--humans DATA/humans/chaosNLI_snli.jsonl": "needs data; test_importing.py runs it on made files, and on these",
+}
+# Targets of the Makefile: `make -n` says here what each would do.
+MAKE = "sets up a .venv of its own from a package registry; CI runs `make test` on a fresh clone"
+
+
+def commands() -> list[str]:
+    """Of code blocks, and of inline code; without comments, continued lines joined, white space as one blank."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    found = []
+    for language, block in re.findall(r"^```(\w*)\n(.*?)^```$", text, re.M | re.S):
+        found += re.sub(r"\\\n", " ", block).splitlines() if language in ("", "bash", "sh", "console") else []
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
+    found += re.findall(r"`([^`]+)`", prose)
+    plain = (re.sub(r"\s+#\s.*", "", " ".join(line.split())) for line in found)
+    plain = (line.removeprefix(".venv/bin/") for line in plain)
+    return list(dict.fromkeys(line for line in plain if f"{line} ".startswith(STARTS)))
+
+
+def test_every_command_is_known() -> None:
+    asked = commands()
+    assert len(asked) >= 20, "the README's commands are found"
+    unknown = [command for command in asked if not command.startswith("make")]
+    unknown = [command for command in unknown if command not in INSTEAD and command not in ELSEWHERE]
+    assert unknown == [], "put it into INSTEAD to have it executed, or into ELSEWHERE with the reason"
+    assert [command for command in (*INSTEAD, *ELSEWHERE) if command not in asked] == [], "not in the README any more"
+
+
+def test_the_three_ways_of_running_notebooks_are_among_them() -> None:
+    asked = commands()
+    assert "make lab" in asked
+    assert any(command.startswith("papermill notebooks/6_distill.ipynb") for command in asked)
+    assert any("python -m core notebooks --run" in command for command in asked)
+
+
+@pytest.mark.parametrize("command", [command for command in commands() if command.startswith("make")])
+def test_make_has_the_target(command: str) -> None:
+    assert MAKE
+    done = subprocess.run(["make", "-n", *shlex.split(command)[1:]], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+
+
+def test_what_can_run_here_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "notebooks").symlink_to(ROOT / "notebooks")
+    (tmp_path / "text.txt").write_text(
+        "most guests loved the soup\nsome guests liked the broth\n" * 40, encoding="utf-8"
+    )
+    monkeypatch.chdir(tmp_path)
+    for command, instead in INSTEAD.items():
+        for said, meant in instead.items():
+            assert said in command, f"{said!r} is not in {command!r}"
+            command = command.replace(said, meant)
+        for part in command.split(" && "):
+            # Notebooks take relative folders from the project's root.
+            words = [word if word != "runs/x" else str(tmp_path / "runs/x") for word in shlex.split(part)]
+            if words[1:3] == ["-m", "core"]:
+                done = call(*words[3:])
+                assert done.exit_code == 0, f"{part}\n{done.output}"
+            else:
+                words = [sys.executable, "-m", *words] if words[0] == "papermill" else words
+                ended = subprocess.run(
+                    words, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+                )
+                assert ended.returncode == 0, f"{part}\n{ended.stderr}"
+    assert (tmp_path / "out.ipynb").exists()
+    assert (tmp_path / "reports" / "pages" / "3_select.html").exists()
+    assert (tmp_path / "runs" / "sweep" / "sweep.html").exists()
