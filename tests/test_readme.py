@@ -35,6 +35,10 @@ INSTEAD: dict[str, dict[str, str]] = {
     "python -m core report runs/x --full": {},
     'python -m core predict --run runs/x --model st-kd-s0 --task nli --text "most guests loved the soup" '
     '--text-b "some guests liked the broth"': {},
+    "python -m core export --run runs/x --model st-kd-s0 --task sentiment --out exported/sentiment": {
+        "--task sentiment": "--task nli"
+    },
+    "python -m core export --run runs/x --model st-kd-s0 --out exported/student": {},
     "papermill notebooks/6_distill.ipynb out.ipynb -k python3 -p run_dir runs/x -p alpha 0.3": {},
     # All eight run in test_notebooks, and twice.
     "mkdir -p reports && python -m core notebooks --run runs/x --out reports --html reports/pages": {
