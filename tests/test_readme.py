@@ -60,6 +60,11 @@ ELSEWHERE = {
     "--model bert-1=DATA/teacher_logits/snli_dev_bert-base-uncased.parquet@seed=1 "
     "--humans DATA/humans/chaosNLI_snli.jsonl": "needs data; test_importing.py runs it on made files, and on these",
 }
+ELSEWHERE |= {
+    "python -m core submit --run runs/glue --model st-kd-s0 --out glue.zip": "needs GLUE; test_submission.py runs it",
+    "python -m benchmarks.million FOLDER": "takes minutes and gigabytes",
+    "python -m benchmarks.pages FOLDER": "takes minutes, and starts a server",
+}
 # Targets of the Makefile: `make -n` says here what each would do.
 MAKE = "sets up a .venv of its own from a package registry; CI runs `make test` on a fresh clone"
 
