@@ -47,7 +47,7 @@ INSTEAD: dict[str, dict[str, str]] = {
     # One cell, of which the base has everything; a real sweep runs in test_sweep, and is killed there.
     "python -m core sweep --run runs/x --out runs/sweep -p alpha=0,0.25,0.5,0.75,1 -p temperature=1,2,4 -p loss=kl "
     "--jobs 2": {"-p alpha=0,0.25,0.5,0.75,1 -p temperature=1,2,4 -p loss=kl": "-p alpha=0.3"},
-    "python -m core run --preset controls --out runs/controls --set data.seed=1": {"--out": "--dry-run --out"},
+    "python -m core run --preset controls --out runs/controls --set data.seed=2": {"--out": "--dry-run --out"},
     "python -m core pretrain --text FILE --objective rtd --out encoders/small": {
         "FILE": "text.txt --set epochs=1 --encoder 'random:bert(layers=1,hidden=32,heads=2)' --tokenizer word"
     },
@@ -62,6 +62,7 @@ ELSEWHERE = {
 }
 ELSEWHERE |= {
     "python -m core submit --run runs/glue --model st-kd-s0 --out glue.zip": "needs GLUE; test_submission.py runs it",
+    "python -m core tasks check my_tasks.yaml": "tests of own tasks run it on made files",
     "python -m benchmarks.million FOLDER": "takes minutes and gigabytes",
     "python -m benchmarks.pages FOLDER": "takes minutes, and starts a server",
 }
