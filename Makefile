@@ -6,7 +6,7 @@ RUN := runs/demo
 RUNS ?= $(or $(DARKROOM_RUNS),runs)
 SHOWN := runs/controls
 
-.PHONY: run app lab notebooks test check torture golden screenshots lock clean help
+.PHONY: run app lab notebooks test check torture golden bench screenshots lock clean help
 
 help:
 	@echo "make run    set up, run the whole pipeline on the embedded suite into $(RUN), print the results table"
@@ -17,6 +17,7 @@ help:
 	@echo "make check  lint and types alone"
 	@echo "make torture  kill runs, damage files, fill disks, repeat runs: some twenty minutes, ends in a table"
 	@echo "make golden rewrite tests/golden/ from a run of today's code; look at the diff"
+	@echo "make bench  training speed against transformers.Trainer and a plain loop, into benchmarks/results"
 	@echo "make screenshots  pictures of every page of $(SHOWN) into docs/screenshots (needs chromium)"
 	@echo "make lock   rewrite constraints.txt from .venv"
 	@echo "make clean  remove .venv and caches (runs stay)"
@@ -50,6 +51,10 @@ torture: $(VENV)/.dev
 
 golden: $(VENV)/.dev
 	DARKROOM_GOLDEN=write $(BIN)/python -m pytest tests/test_golden.py
+
+# Also `make bench BENCH=--quick`, `BENCH='--device cuda'`.
+bench: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.training $(BENCH)
 
 screenshots: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.screenshots $(SHOWN) docs/screenshots

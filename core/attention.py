@@ -45,9 +45,13 @@ def drop(x: Tensor, p: float) -> Tensor:
     if x.device.type != "cpu":
         return F.dropout(x, p, training=True)
     threshold = round(p * 65536)
-    # One 64-bit draw of torch's generator decides about four entries.
+    if threshold == 0:
+        return x
+    # One 64-bit draw of torch's generator decides about four entries. Clamped to two neighbours, a draw is 0 or 1
+    # without a boolean tensor, whose making and conversion to float cost more than the draw.
     draws = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
-    kept = draws.view(torch.int16)[: x.numel()].view(x.shape) >= threshold - 32768
+    draws = draws.view(torch.int16)[: x.numel()].view(x.shape)
+    kept = draws.clamp_(threshold - 32769, threshold - 32768).sub_(threshold - 32769)
     return x * kept.to(x.dtype).mul_(65536 / (65536 - threshold))
 
 

@@ -4,7 +4,7 @@ Steps and tokens are counted from the examples (those of the run, or of the sour
 speed is measured in a few training steps of the real encoder on the real device. Rough: batches of one mean length,
 jobs side by side assumed not to slow each other down.
 
-FLOPs are 6 x parameters without embeddings x tokens for training (forward 2, backward 4) and 2 x for a forward pass.
+FLOPs are counted as in core/speed.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from core.optim import make_optimizer
 from core.pipeline import chosen_members, count_workers, source_digest
 from core.plan import STAGES, TRAINING_STAGES, Job, is_done, make_jobs
 from core.sections import TrainConfig
+from core.speed import FORWARD_FLOPS, TRAINING_FLOPS, matrix_parameters, wait
 from core.stages.prepare import generate_suite, load_source, shape_table
 from core.store import Run
 from core.synthetic import unlabelled_text
@@ -68,7 +69,7 @@ def render_cost(run: Run, config: Config, console: Console) -> None:
     jobs = make_jobs(config, tasks, source_digest=source, chosen=likely)
     sizes = {name: task_size(run, config, task) for name, task in tasks.items()}
     encoder = encoder_from_config(config_of(config.student_encoder, None))
-    n_parameters = sum(p.numel() for name, p in encoder.named_parameters() if "embeddings" not in name)
+    n_parameters = matrix_parameters(encoder)
     costs = {stage: stage_cost(stage, config, jobs, sizes, manifest, n_parameters) for stage in STAGES}
     table = Table(title=f"{run.path}: what would run", title_justify="left", pad_edge=False)
     table.add_column("stage")
@@ -135,7 +136,7 @@ def stage_cost(
             steps += round(read / config.pretrain.max_length / config.pretrain.batch_size)
             tokens += read
             # Replaced-token detection also runs a generator of about half the width and depth.
-            flops += 6 * n_parameters * read * (1.3 if config.pretrain.objective == "rtd" else 1.0)
+            flops += TRAINING_FLOPS * n_parameters * read * (1.3 if config.pretrain.objective == "rtd" else 1.0)
             continue
         train = TrainConfig(**job.spec["train"])
         mine = [sizes[job.spec["task"]]] if "task" in job.spec else list(sizes.values())
@@ -144,7 +145,7 @@ def stage_cost(
         # Teachers also pass over their training rows: the targets are made of that.
         passed = sum((size.n_other + (size.n_train if stage == "finetune" else 0)) * size.tokens for size in mine)
         tokens += trained
-        flops += n_parameters * (6 * trained + 2 * passed)
+        flops += n_parameters * (TRAINING_FLOPS * trained + FORWARD_FLOPS * passed)
     return StageCost(len(of_stage), len(todo), steps, tokens, flops)
 
 
@@ -174,20 +175,15 @@ def measure_speed(encoder: Any, config: Config, sizes: Mapping[str, Size], devic
     started = 0.0
     for step in range(2 * PROBE_STEPS):
         if step == PROBE_STEPS:
-            _wait(device)
+            wait(device.device)
             started = time.perf_counter()
         with device.autocast():
             loss = encode(encoder, batch, first_only=False).float().square().mean()
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-    _wait(device)
-    return 6 * n_parameters * len(batch.ids_T) * PROBE_STEPS / (time.perf_counter() - started)
-
-
-def _wait(device: Device) -> None:
-    if device.device.type == "cuda":
-        torch.cuda.synchronize(device.device)
+    wait(device.device)
+    return TRAINING_FLOPS * n_parameters * len(batch.ids_T) * PROBE_STEPS / (time.perf_counter() - started)
 
 
 def _si(value: float) -> str:

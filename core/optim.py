@@ -1,7 +1,8 @@
 """Optimisers, learning-rate schedule and clipping.
 
-AdamW runs fused (one kernel for all parameters); Adamax is the paper's and runs as torch's foreach version, on CUDA
-as on the CPU. No scheduler object: the rate is a function of progress, so a resumed training has nothing to restore.
+AdamW runs fused (one kernel for all parameters, which clips on the way); Adamax is the paper's and runs as torch's
+foreach version, on CUDA as on the CPU. No scheduler object: the rate is a function of progress, so a resumed training
+has nothing to restore.
 
 Both decay weights beside the step, as AdamW and the reference code's Adamax do. torch's Adamax adds the decay to the
 gradient, where its division by the largest gradient yet blows it up: at 0.01, a small fresh model learns nothing.
@@ -9,7 +10,7 @@ gradient, where its division by the largest gradient yet blows it up: at 0.01, a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -56,6 +57,18 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate
 
 
-def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> torch.Tensor:
-    """Scales all gradients so that their global norm is at most `max_norm`; returns the norm before."""
-    return torch.nn.utils.clip_grad_norm_(parameters, max_norm, foreach=True)
+@torch.no_grad()
+def clipped_step(optimizer: torch.optim.Optimizer, max_norm: float) -> torch.Tensor:
+    """A step with all gradients scaled so that their global norm is at most `max_norm`; returns the norm before. The
+    device never waits, and the gradients are left as they were used."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    gradients = [p.grad for p in parameters]
+    norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
+    divisor = (norm / max_norm).clamp(min=1.0)
+    if isinstance(optimizer, torch.optim.AdamW):
+        # The fused kernel divides while it reads the gradient: a pass over all gradients less.
+        optimizer.grad_scale = divisor  # type: ignore[attr-defined]
+    else:
+        torch._foreach_div_(gradients, divisor)
+    optimizer.step()
+    return norm

@@ -24,7 +24,7 @@ STAGES = ("prepare", "pretrain", "multitask", "select", "finetune", "ensemble", 
 TRAINING_STAGES = ("pretrain", "multitask", "finetune", "distill")
 
 # Part of every key: raise it when a change of the code changes results, and every run is redone.
-CODE_VERSION = 3
+CODE_VERSION = 4
 
 
 class Job(NamedTuple):

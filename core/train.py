@@ -20,7 +20,7 @@ import time
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,8 +30,9 @@ from torch import Tensor, nn
 
 from core.batching import Batch, Step, TaskData, epoch_steps, make_batch
 from core.device import Device
-from core.optim import clip_gradients, learning_rate, make_optimizer, set_learning_rate
+from core.optim import clipped_step, learning_rate, make_optimizer, set_learning_rate
 from core.sections import TrainConfig
+from core.speed import Speed
 from core.store import atomic
 
 LOOK_EVERY_STEPS = 25
@@ -41,6 +42,13 @@ LOOK_EVERY_STEPS = 25
 TaskLoss = Callable[[str, Tensor, np.ndarray, float], Tensor]
 # Called with the share of the training that is done, and with what is worth a line of the log, if anything.
 Report = Callable[[float, dict[str, Any] | None], None]
+
+
+class Trained(NamedTuple):
+    """Training logits (E, N, C) of each task; and how fast it went, since the last resume, evaluations left out."""
+
+    dynamics: dict[str, np.ndarray]
+    speed: Speed
 
 
 def train_model(
@@ -57,10 +65,10 @@ def train_model(
     checkpoint: Path,
     checkpoint_seconds: float,
     auxiliary: Callable[[Batch], Tensor] | None = None,
-) -> dict[str, np.ndarray]:
-    """Trains `model`, any module called as `model(task, batch)`, in place on the `train` rows of `datas` and returns
-    its dynamics: training logits (E, N, C) of each task, rows in the order of `TaskData.rows("train")`. A row that an
-    epoch does not see is NaN; of one that it sees more than once, the last logits stay.
+) -> Trained:
+    """Trains `model`, any module called as `model(task, batch)`, in place on the `train` rows of `datas`. The order of
+    rows in the dynamics is that of `TaskData.rows("train")`. A row that an epoch does not see is NaN; of one that it
+    sees more than once, the last logits stay.
 
     A step minimises its task's mean loss times `train.task_weights`, plus `auxiliary(batch)`, a scalar, where given.
     What is reported is the mean loss without its weight, and the auxiliary one beside it. `auxiliary` keeps its
@@ -72,26 +80,30 @@ def train_model(
     """
     model.to(device.device).train()
     optimizer = make_optimizer(model, train)
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     train_rows = {name: data.rows("train") for name, data in datas.items()}
     dynamics = _empty_dynamics(datas, train, device) if train.dynamics else {}
     first_epoch, first_step = _restore(checkpoint, model, optimizer, dynamics)
+    speed = Speed()
     saved_at = time.monotonic()
     for epoch in range(first_epoch, train.epochs):
+        started = time.perf_counter()
         steps = epoch_steps(datas, train, seed=seed, names=names, epoch=epoch)
+        speed.waiting_seconds += time.perf_counter() - started
         unseen: list[tuple[Step, dict[str, Tensor]]] = []
         for i in range(first_step, len(steps)):
             step = steps[i]
+            asked = time.perf_counter()
             batch = make_batch(datas[step.task], step.rows)
+            speed.waiting_seconds += time.perf_counter() - asked
+            speed.tokens += len(batch.ids_T)
             with device.autocast():
                 logits_BC = model(step.task, batch).float()
                 extra = {} if auxiliary is None else {"auxiliary": auxiliary(batch).float()}
             loss = loss_fn(step.task, logits_BC, step.rows, (epoch + i / len(steps)) / train.epochs).mean()
             sum(extra.values(), start=train.task_weights.get(step.task, 1.0) * loss).backward()
-            clip_gradients(parameters, train.clip_norm)
             # The middle of the step: neither the first nor the last has a rate of zero.
             set_learning_rate(optimizer, learning_rate((epoch + (i + 0.5) / len(steps)) / train.epochs, train))
-            optimizer.step()
+            clipped_step(optimizer, train.clip_norm)
             optimizer.zero_grad(set_to_none=True)
             if dynamics:
                 position = np.searchsorted(train_rows[step.task], step.rows)
@@ -106,10 +118,11 @@ def train_model(
                     _save(checkpoint, model, optimizer, dynamics, epoch=epoch, next_step=i + 1)
                     saved_at = time.monotonic()
         first_step = 0
+        speed.seconds += time.perf_counter() - started
         if train.eval_every_epochs and (epoch + 1) % train.eval_every_epochs == 0:
             report((epoch + 1) / train.epochs, {"epoch": epoch, "selection": evaluate()})
     model.eval()
-    return {task: values.cpu().numpy() for task, values in dynamics.items()}
+    return Trained({task: values.cpu().numpy() for task, values in dynamics.items()}, speed)
 
 
 def _look(

@@ -7,7 +7,7 @@ import torch
 from tiny import tiny_model
 from torch import nn
 
-from core.optim import clip_gradients, learning_rate, make_optimizer, set_learning_rate
+from core.optim import clipped_step, learning_rate, make_optimizer, set_learning_rate
 from core.sections import TrainConfig
 
 
@@ -110,12 +110,19 @@ def test_several_steps_are_the_textbooks(name: str) -> None:
 
 
 @pytest.mark.parametrize(("max_norm", "scale"), [(1.0, 0.2), (5.0, 1.0), (10.0, 1.0)])
-def test_clipping_scales_all_gradients_by_one_number(max_norm: float, scale: float) -> None:
-    parameters = [nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(4))]
-    parameters[0].grad, parameters[1].grad = torch.tensor([3.0, 0.0]), torch.tensor([4.0])  # the third has none
-    norm = clip_gradients(parameters, max_norm)
+@pytest.mark.parametrize("name", DECAY)
+def test_clipping_scales_all_gradients_by_one_number(name: str, max_norm: float, scale: float) -> None:
+    module = nn.ParameterList(
+        [nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(4))]
+    )
+    optimizer = make_optimizer(module, TrainConfig(optimizer=name, lr=0.1))
+    module[0].grad, module[1].grad = torch.tensor([3.0, 0.0]), torch.tensor([4.0])  # the third has none
+    norm = clipped_step(optimizer, max_norm)
     assert float(norm) == pytest.approx(5.0, abs=1e-6)
-    # torch adds 1e-6 to the norm that it divides by.
-    torch.testing.assert_close(parameters[0].grad, torch.tensor([3.0 * scale, 0.0]), rtol=1e-5, atol=0)
-    torch.testing.assert_close(parameters[1].grad, torch.tensor([4.0 * scale]), rtol=1e-5, atol=0)
-    assert parameters[2].grad is None
+    # What the step used: the mean of gradients starts at a tenth of the first one.
+    for parameter, gradient in ((module[0], [3.0 * scale, 0.0]), (module[1], [4.0 * scale])):
+        torch.testing.assert_close(parameter.grad, torch.tensor(gradient), rtol=1e-6, atol=0)
+        used = optimizer.state[parameter]["exp_avg"] / 0.1
+        torch.testing.assert_close(used, torch.tensor(gradient), rtol=1e-5, atol=0)
+    assert module[2].grad is None
+    assert module[2] not in optimizer.state

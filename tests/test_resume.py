@@ -167,10 +167,10 @@ def test_a_finished_training_without_predictions_only_predicts(copied: Run, monk
     wanted = results(copied)
     original = training._store_predictions
 
-    def stopped(context: Any, *arguments: Any, **options: Any) -> None:
+    def stopped(context: Any, *arguments: Any, **options: Any) -> int:
         if context.job.name == "st-kd-s0":
             raise KeyboardInterrupt
-        original(context, *arguments, **options)
+        return original(context, *arguments, **options)
 
     monkeypatch.setattr(training, "_store_predictions", stopped)
     with pytest.raises(KeyboardInterrupt):

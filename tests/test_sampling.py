@@ -246,7 +246,7 @@ def test_dynamics_are_nan_where_a_row_was_not_seen_and_hold_the_last_logits(tmp_
             given.setdefault((task, int(progress * 2), row), []).append(values.copy())
         return hard(logits, data[task].gold[torch.from_numpy(rows)])
 
-    dynamics = train_model(
+    dynamics, _ = train_model(
         tiny_model({name: TASKS[name] for name in data}, **NO_HEAD_DROPOUT), data, loss, train=train, seed=0,
         names=NAMES, device=CPU, report=lambda *_: None, evaluate=dict, checkpoint=tmp_path / "c.safetensors",
         checkpoint_seconds=1e9,

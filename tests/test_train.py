@@ -24,6 +24,7 @@ from core.losses import hard, regression
 from core.model import MultiTaskModel
 from core.predict import predict
 from core.sections import TrainConfig
+from core.speed import Speed
 from core.train import TaskLoss, train_model
 
 NAMES = ("multitask", "mt-1")
@@ -33,6 +34,7 @@ class Trained(NamedTuple):
     model: MultiTaskModel
     dynamics: dict[str, np.ndarray]
     reports: list[tuple[float, dict[str, Any] | None]]
+    speed: Speed
 
 
 def gold_loss(datas: dict[str, TaskData]) -> TaskLoss:
@@ -88,7 +90,7 @@ def run(
     def guess(batch: Batch) -> Tensor:
         return model.guess(model.encoder.embeddings.word_embeddings, batch)
 
-    dynamics = train_model(
+    dynamics, speed = train_model(
         model,
         datas,
         loss_fn or gold_loss(datas),
@@ -102,7 +104,7 @@ def run(
         checkpoint_seconds=checkpoint_seconds,
         auxiliary=guess if with_auxiliary else None,
     )
-    return Trained(model, dynamics, reports)
+    return Trained(model, dynamics, reports, speed)
 
 
 def all_tasks(n: int = 24) -> dict[str, TaskData]:
@@ -249,25 +251,34 @@ def test_the_rate_warms_up_and_decays_over_the_whole_training(tmp_path: Path, mo
 
 
 @pytest.mark.parametrize("clip_norm", [0.05, 1e6])
-def test_gradients_are_clipped_before_the_step(
-    clip_norm: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_steps_are_clipped(clip_norm: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     norms: list[float] = []
-    plain: Callable[..., None] = core.train.set_learning_rate
+    plain: Callable[..., Tensor] = core.train.clipped_step
 
-    def record(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    def record(optimizer: torch.optim.Optimizer, max_norm: float) -> None:
+        plain(optimizer, max_norm)
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         norms.append(float(torch.stack([gradient.norm() for gradient in gradients]).norm()))
-        plain(optimizer, rate)
 
-    monkeypatch.setattr(core.train, "set_learning_rate", record)
+    monkeypatch.setattr(core.train, "clipped_step", record)
     train = TrainConfig(epochs=1, lr=1e-3, batch_size=8, clip_norm=clip_norm)
     run({"topic": random_data(TASKS["topic"], 40, dev=8)}, tmp_path, train=train)
     assert len(norms) == 5
     if clip_norm == 0.05:
-        assert norms == pytest.approx([0.05] * 5, rel=1e-4)  # torch divides by the norm + 1e-6
+        assert norms == pytest.approx([0.05] * 5, rel=1e-4)
     else:
         assert min(norms) > 0.1  # there was something to clip
+
+
+def test_speed_counts_real_tokens_and_the_wait_for_data(tmp_path: Path) -> None:
+    datas = all_tasks()
+    speed = run(datas, tmp_path, train=TrainConfig(epochs=3, batch_size=8), checkpoint_seconds=1e9).speed
+    n_candidates = {"order": 3}
+    assert speed.tokens == 3 * sum(
+        int(data.sizes.reshape(len(data.splits), n_candidates.get(name, 1))[data.rows("train")].sum())
+        for name, data in datas.items()
+    )
+    assert 0 < speed.waiting_seconds < speed.seconds
 
 
 # ---- a loss that is not finite -------------------------------------------------------------------------------------
@@ -364,12 +375,13 @@ def gradients_of(
         kept.append(model)
         return plain(model, train)
 
-    def record(parameters: Any, max_norm: float) -> None:
+    def record(optimizer: torch.optim.Optimizer, max_norm: float) -> None:
         found.append({name: p.grad.clone() for name, p in kept[0].named_parameters() if p.grad is not None})
+        optimizer.step()
 
     with monkeypatch.context() as patch:
         patch.setattr(core.train, "make_optimizer", keep)
-        patch.setattr(core.train, "clip_gradients", record)
+        patch.setattr(core.train, "clipped_step", record)
         train = TrainConfig(**{**STILL, **options.pop("train", {})})
         trained = run(datas, folder, train=train, checkpoint_seconds=1e9, dropout=0.0, **NO_HEAD_DROPOUT, **options)
     return found, trained

@@ -6,6 +6,7 @@ so that a killed job predicts again from its weights rather than trains again. T
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from core.metrics import evaluate
 from core.model import MultiTaskModel, load_model, save_model
 from core.predict import predict
 from core.sections import TrainConfig
+from core.speed import FORWARD_FLOPS, TRAINING_FLOPS, Speed
 from core.stages.context import EVALUATION_SPLITS, Context, read_gold
 from core.stages.memory import memory_named, section_of
 from core.store import Predictions, read_json
@@ -123,11 +125,12 @@ def train_and_store(
     about |= {"key": context.job.key, "tasks": list(datas), "max_length": context.config.model.max_length}
     checkpoint = folder / f"checkpoint-{context.job.key}.safetensors"
     finished = _finished(context, datas if train.dynamics else {})
+    speed = Speed()
     if finished is not None:
         model = finished.to(device.device)
     else:
         with memory_named(section_of(context.job.spec), train, datas, job=name):
-            dynamics = train_model(
+            dynamics, speed = train_model(
                 model,
                 datas,
                 loss_fn,
@@ -147,11 +150,21 @@ def train_and_store(
         save_model(model, folder, tokenizer=tokenizer, about=about)
     if about.get("mc_passes"):
         seed_torch(seed, *names, "mc_passes")
+    passes = Speed()
     for task_name, data in (predicted or datas).items() if splits else ():
-        _store_predictions(context, model, task_name, data, splits, device, mc_passes=about.get("mc_passes", 0))
+        started = time.perf_counter()
+        passes.tokens += _store_predictions(
+            context, model, task_name, data, splits, device, mc_passes=about.get("mc_passes", 0)
+        )
+        passes.seconds += time.perf_counter() - started
     for leftover in folder.glob("checkpoint-*.safetensors"):
         leftover.unlink()
-    return {"device": device.reason, "parameters": sum(p.numel() for p in model.parameters())}
+    kept = {"device": device.reason, "parameters": sum(p.numel() for p in model.parameters())}
+    if speed.tokens:
+        kept["training"] = speed.record(model, flops=TRAINING_FLOPS, dtype=device.dtype)
+    if passes.tokens:
+        kept["passes"] = passes.record(model, flops=FORWARD_FLOPS, dtype=device.dtype)
+    return kept
 
 
 def _finished(context: Context, watched: Mapping[str, TaskData]) -> MultiTaskModel | None:
@@ -175,12 +188,15 @@ def _store_predictions(
     device: Device,
     *,
     mc_passes: int,
-) -> None:
+) -> int:
+    """How many tokens the model read for it."""
     wanted = [i for i, split in enumerate(data.splits) if split in splits]
     rows = torch.tensor(wanted, dtype=torch.int64).numpy()
     outputs = predict(model, data, rows, device, mc_passes=mc_passes)
     predictions = Predictions(data.example_ids[rows], data.splits[rows], outputs, data.task.labels)
     context.run.write_predictions(context.job.name, data.task, predictions)
+    per_example = data.task.n_outputs if data.task.kind == "ranking" else 1
+    return int(data.sizes.reshape(-1, per_example)[rows].sum()) * max(1, mc_passes)
 
 
 def selection_scores(

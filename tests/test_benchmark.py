@@ -1,0 +1,74 @@
+"""The training benchmark runs to its end and says what it should. No time is asserted."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.contenders import CONTENDERS, GLUE_LENGTHS, Shape, collate, glue_lengths, plain_rows, task_data
+from benchmarks.training import LABELS, main, summary, table
+
+
+def test_rows_have_glues_lengths_and_shares() -> None:
+    lengths = glue_lengths(10_000)
+    for task, (median, _, _) in GLUE_LENGTHS.items():
+        if len(lengths[task]) > 500:
+            assert abs(np.median(lengths[task]) / median - 1) < 0.1, task
+    assert min(map(len, lengths.values())) == 32
+    assert len(lengths["mnli"]) > len(lengths["qnli"]) > len(lengths["sst2"])
+
+
+def test_every_contender_reads_the_same_rows() -> None:
+    datas = task_data(glue_lengths(200), torch.device("cpu"))
+    rows = plain_rows(datas)
+    for name, data in datas.items():
+        for i in (0, len(data.splits) - 1):
+            start, size = int(data.starts[i]), int(data.sizes[i])
+            assert rows[name][i]["input_ids"].tolist() == data.ids[start : start + size].tolist()
+            assert int(rows[name][i]["token_type_ids"].sum()) == size - int(data.b_starts[i])
+            assert rows[name][i]["labels"] == int(data.gold[i])
+    batch = collate(rows["mnli"][:8])
+    sizes = datas["mnli"].sizes[:8]
+    assert batch["attention_mask"].sum(dim=1).tolist() == sizes.tolist()
+    assert batch["input_ids"].shape == (8, sizes.max())
+
+
+def test_quick_measures_all_and_writes_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--quick", "--threads", "1", "--out", str(tmp_path)])
+    found = json.loads((tmp_path / "training-cpu-quick.json").read_text())
+    (of_shape,) = found["shapes"].values()
+    assert len(of_shape["rounds"]) == 2
+    for of_round in of_shape["rounds"]:
+        assert set(of_round) == {*CONTENDERS, "gemm_flops"}
+        assert all(of_round[name]["tokens"] > 0 and of_round[name]["peak_memory"] > 2**20 for name in CONTENDERS)
+    assert summary(of_shape)["trainer"]["ratio"] == 1.0
+    written = (tmp_path / "training-cpu-quick.md").read_text()
+    assert written.strip() == table(found)
+    assert all(label in written for label in LABELS.values())
+    assert set(found["scaling"]) == {"rows", "length", "batch size", "members"}
+    drawing = xml.etree.ElementTree.parse(tmp_path / "training-cpu-quick.svg").getroot()
+    assert len(list(drawing.iter("{http://www.w3.org/2000/svg}polyline"))) == 4
+    assert written.strip() in capsys.readouterr().out
+
+
+def test_an_unknown_shape_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--shapes", "L99"])
+    assert "no shape L99; there are L2/H128, L4/H256" in capsys.readouterr().err
+
+
+def test_a_shape_is_the_encoder_of_all() -> None:
+    from benchmarks.contenders import PlainModel, Vocabulary
+    from core.encoder import make_encoder
+    from core.speed import matrix_parameters
+
+    shape = Shape(2, 64, 4, steps=1)
+    ours = make_encoder(shape.spec, dropout=0.1, tokenizer=Vocabulary())
+    plain = PlainModel(shape).encoder
+    assert matrix_parameters(ours) == matrix_parameters(plain)
+    assert {name: p.shape for name, p in ours.named_parameters()} == {n: p.shape for n, p in plain.named_parameters()}
