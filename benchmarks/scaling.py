@@ -33,7 +33,7 @@ def passes(shapes: dict[str, Shape], device_name: str, n_rows: int) -> dict[str,
         speed = n_tokens / float(np.median(seconds))
         gemm_peak.cache_clear()
         n_parameters = matrix_parameters(_model(shape, datas))
-        share = FORWARD_FLOPS * n_parameters * speed / gemm_peak(device.device, device.dtype)
+        share = FORWARD_FLOPS * n_parameters * speed / gemm_peak(device.device, device.dtype, clock)
         found[name] = {"members": MEMBERS, "tokens": n_tokens, "tokens_per_second": speed, "gemm_share": share}
     return found
 

@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.contenders import CONTENDERS, PlainModel, Shape, serve
+from benchmarks.contenders import CONTENDERS, PlainModel, Shape, clock, serve
 from benchmarks.curves import draw_curves
 from benchmarks.scaling import passes, scaling
 from core.device import Device, resolve_device
@@ -71,17 +71,23 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     rows, rounds = (512, 2) if options.quick else (options.rows, options.rounds)
     torch.set_num_threads(options.threads)
     found: dict[str, Any] = {"machine": machine(options.device, options.threads), "shapes": {}}
-    for name in options.shapes or shapes:
-        device = resolve_device(options.device, options.dtype, hidden=shapes[name].hidden)
-        found["shapes"][name] = compare(name, shapes[name], device, rows, rounds, options.threads)
-        print(table({**found, "shapes": {name: found["shapes"][name]}}), flush=True)
-    smallest = shapes[next(iter(options.shapes or shapes))]
-    found["passes"] = passes({name: shapes[name] for name in options.shapes or shapes}, options.device, rows)
-    found["scaling"] = scaling(smallest, resolve_device(options.device, options.dtype, hidden=smallest.hidden), rows)
     options.out.mkdir(parents=True, exist_ok=True)
     stem = f"training-{options.device.partition(':')[0]}" + ("-quick" if options.quick else "")
-    (options.out / f"{stem}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    (options.out / f"{stem}.md").write_text(table(found) + "\n", encoding="utf-8")
+
+    def write() -> None:
+        (options.out / f"{stem}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        (options.out / f"{stem}.md").write_text(table(found) + "\n", encoding="utf-8")
+
+    names = list(options.shapes or shapes)
+    for name in names:
+        device = resolve_device(options.device, options.dtype, hidden=shapes[name].hidden)
+        found["shapes"][name] = compare(shapes[name], device, rows, rounds, options.threads)
+        write()  # what is measured is kept, whatever comes
+        print(f"{name}:\n{table({**found, 'shapes': {name: found['shapes'][name]}})}\n", flush=True)
+    smallest = shapes[names[0]]
+    found["passes"] = passes({name: shapes[name] for name in names}, options.device, rows)
+    found["scaling"] = scaling(smallest, resolve_device(options.device, options.dtype, hidden=smallest.hidden), rows)
+    write()
     (options.out / f"{stem}.svg").write_text(draw_curves(found["scaling"]), encoding="utf-8")
     print(table(found))
     return found
@@ -97,7 +103,7 @@ def machine(device: str, threads: int) -> dict[str, Any]:
     return about
 
 
-def compare(name: str, shape: Shape, device: Device, n_rows: int, rounds: int, threads: int) -> dict[str, Any]:
+def compare(shape: Shape, device: Device, n_rows: int, rounds: int, threads: int) -> dict[str, Any]:
     """All contenders in turn, `rounds` times; a round before them warms up and does not count."""
     context = multiprocessing.get_context("spawn")
     pipes, processes = {}, []
@@ -129,7 +135,7 @@ def compare(name: str, shape: Shape, device: Device, n_rows: int, rounds: int, t
 
 def _fresh_peak(device: Device) -> float:
     gemm_peak.cache_clear()
-    return gemm_peak(device.device, device.dtype)
+    return gemm_peak(device.device, device.dtype, clock)
 
 
 def summary(of_shape: dict[str, Any]) -> dict[str, dict[str, float]]:
@@ -156,10 +162,10 @@ def table(found: dict[str, Any]) -> str:
     summaries = {name: summary(of_shape) for name, of_shape in found["shapes"].items()}
     n_rounds = len(next(iter(found["shapes"].values()))["rounds"])
     about = found["machine"]
-    clock = "CPU seconds" if about["threads"] == 1 and "gpu" not in about else "seconds"
+    unit = "CPU seconds" if about["threads"] == 1 and "gpu" not in about else "seconds"
     lines = [
         f"Batch 32, threads: {about['threads']}, {about.get('gpu', about.get('cpu'))}, torch {about['torch']}; medians "
-        f"of {n_rounds} interleaved rounds, {clock}. Ratio of real tokens a second to Trainer's default (range over "
+        f"of {n_rounds} interleaved rounds, {unit}. Ratio of real tokens a second to Trainer's default (range over "
         "rounds), MFU, peak memory of the process.",
         "",
         "| | " + " | ".join(f"{name} {found['shapes'][name]['dtype']}" for name in summaries) + " |",

@@ -37,6 +37,7 @@ from core.tasks import Task
 from core.tokens import Tokens
 
 PROBE_STEPS = 6
+ASSUMED_GPU_FLOPS = 400e12
 # WordPiece cuts an English word into this many tokens on GLUE; a word-level tokenizer into one.
 PIECES_A_WORD = 1.25
 SPECIAL_TOKENS = 3
@@ -87,7 +88,9 @@ def render_cost(run: Run, config: Config, console: Console) -> None:
         f"Encoder {config.student_encoder}: {n_parameters / 1e6:.2f} M parameters without embeddings.\n"
         f"Speed measured on {device.reason.partition(';')[0].partition(':')[0]}: {_si(speed)}FLOP/s a job; "
         f"{workers} job{'s' if workers > 1 else ''} at a time.\n"
-        f"In all {_si(flops)}FLOP, roughly [bold]{_duration(flops / speed / workers)}[/bold] of training and passes.",
+        f"In all {_si(flops)}FLOP, roughly [bold]{_duration(flops / speed / workers)}[/bold] of training and passes.\n"
+        f"At {_si(ASSUMED_GPU_FLOPS)}FLOP/s, half of what one H200 can do in bfloat16 (assumed, not measured): "
+        f"{_duration(flops / ASSUMED_GPU_FLOPS)}.",
         highlight=False,
     )
 

@@ -80,6 +80,7 @@ def train_model(
     """
     model.to(device.device).train()
     optimizer = make_optimizer(model, train)
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     train_rows = {name: data.rows("train") for name, data in datas.items()}
     dynamics = _empty_dynamics(datas, train, device) if train.dynamics else {}
     first_epoch, first_step = _restore(checkpoint, model, optimizer, dynamics)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks import stages
 from benchmarks.contenders import CONTENDERS, GLUE_LENGTHS, Shape, collate, glue_lengths, plain_rows, task_data
 from benchmarks.training import LABELS, main, summary, table
 
@@ -72,3 +73,16 @@ def test_a_shape_is_the_encoder_of_all() -> None:
     plain = PlainModel(shape).encoder
     assert matrix_parameters(ours) == matrix_parameters(plain)
     assert {name: p.shape for name, p in ours.named_parameters()} == {n: p.shape for n, p in plain.named_parameters()}
+
+
+def test_a_runs_time_is_shared_out_among_its_stages() -> None:
+    training = {"tokens": 1_000, "seconds": 8.0, "waiting_share": 0.01, "gemm_share": 0.5}
+    jobs = {
+        "prepare": {"stage": "prepare", "seconds": 2.0},
+        "mt-1": {"stage": "multitask", "seconds": 10.0, "training": training, "passes": {"seconds": 1.0}},
+        "mt-2": {"stage": "multitask", "seconds": 10.0, "training": {**training, "waiting_share": 0.03}},
+    }
+    text = stages.table(stages.stage_times({"jobs": jobs}))
+    assert "| prepare | 1 | 2.0 | 0.0 | 0.0 |  |  |  |" in text
+    assert "| multitask | 2 | 20.0 | 16.0 | 1.0 | 125 | 2.0 % | 0.50 |" in text
+    assert "| **all** | 3 | 22.0 | 16.0 | 1.0 | 125 | 2.0 % | 0.50 |" in text
