@@ -6,7 +6,6 @@ The loop's own tests on losses are in test_train, a diverged run in test_resume.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -55,20 +54,20 @@ def test_an_update_that_spoils_the_weights_is_not_saved(tmp_path: Path, monkeypa
     """Every loss was finite; a gradient was not. Such a checkpoint would fail at its first step for ever."""
     monkeypatch.setattr(core.train, "LOOK_EVERY_STEPS", 1)
     datas = {"topic": random_data(TASKS["topic"], 80, dev=8)}
-    plain = core.train.clip_gradients
+    plain = core.train.clipped_step
     calls = iter(range(100))
 
-    def spoil(parameters: list[Any], norm: float) -> None:
-        plain(parameters, norm)
+    def spoil(optimizer: torch.optim.Optimizer, norm: float) -> None:
         if next(calls) == 3:
-            parameters[0].grad.fill_(torch.inf)
+            optimizer.param_groups[0]["params"][0].grad.fill_(torch.inf)
+        plain(optimizer, norm)
 
-    monkeypatch.setattr(core.train, "clip_gradients", spoil)
+    monkeypatch.setattr(core.train, "clipped_step", spoil)
     with pytest.raises(
         FloatingPointError, match=r"the update of epoch 0, step 3 made weights .*: task 'topic', examples 'topic/train/"
     ):
         run(datas, tmp_path, train=TRAIN)
-    monkeypatch.setattr(core.train, "clip_gradients", plain)
+    monkeypatch.setattr(core.train, "clipped_step", plain)
     assert next(values["step"] for _, values in run(datas, tmp_path, train=TRAIN).reports if values) == 4
 
 
