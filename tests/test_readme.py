@@ -48,6 +48,7 @@ INSTEAD: dict[str, dict[str, str]] = {
     "python -m core sweep --run runs/x --out runs/sweep -p alpha=0,0.25,0.5,0.75,1 -p temperature=1,2,4 -p loss=kl "
     "--jobs 2": {"-p alpha=0,0.25,0.5,0.75,1 -p temperature=1,2,4 -p loss=kl": "-p alpha=0.3"},
     "python -m core run --preset controls --out runs/controls --set data.seed=2": {"--out": "--dry-run --out"},
+    "python -m benchmarks.stages runs/demo": {"runs/demo": "runs/x"},
     "python -m core pretrain --text FILE --objective rtd --out encoders/small": {
         "FILE": "text.txt --set epochs=1 --encoder 'random:bert(layers=1,hidden=32,heads=2)' --tokenizer word"
     },
