@@ -230,10 +230,10 @@ def loss_box(table: TaskTable, row: int, student: str, terms: LossTerms) -> None
     other = "" if loss in ("soft_ce", "kl") else f" It was trained with another loss, {loss}."
     st.caption(f"At the run's alpha = {alpha:g} and temperature = {t:g}, for the mean of the student's seeds.{other}")
     with st.grid(3, min_column_width=120, gap="small"):
-        st.metric("Loss of gold (nats)", f"{hard:.3f}", border=True, help="(1 − alpha) times the cross-entropy")
-        st.metric("Loss of teachers (nats)", f"{soft:.3f}", border=True, help="alpha T² KL(teachers, student)")
+        st.metric("Gold's loss", f"{hard:.3f}", border=True, help="(1 − alpha) times the cross-entropy, nats")
+        st.metric("Teachers' loss", f"{soft:.3f}", border=True, help="alpha T² KL(teachers, student), nats")
         together = signed(terms.cosine, 2)
-        st.metric("Cosine of their pulls", together, border=True, help="−1: they pull against each other, +1: together")
+        st.metric("Pulls' cosine", together, border=True, help="−1: they pull against each other, +1: together")
     labels = labels_of(table.task, table.texts([row])[0])
     shown = {
         "class": [("✓ " if i == table.gold_N[row] else "") + label for i, label in enumerate(labels)],

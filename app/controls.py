@@ -51,15 +51,15 @@ def controls_view(table: TaskTable) -> None:
     paired = [control for control in found if control.minus_hard is not None]
     if not paired:
         raise NotDefined(f"No student is paired with '{BASELINE}' by seed here, so nothing can be compared.")
-    for sentence in verdicts(paired, table, metric):
-        st.markdown(sentence)
+    said = verdicts(paired, table, metric)
+    st.markdown("\n- ".join(["".join(said[:1]) + "\n", *said[1:]]))
     rows = [
-        Interval(taught_by(control.variant), "student", *metric.interval(gain.mean, gain.se), gain.n)
+        Interval(KEEPS.get(control.variant, control.variant), "student", *metric.interval(gain.mean, gain.se), gain.n)
         for control in paired
         if (gain := control.minus_hard) is not None
     ]
     better = "higher" if HIGHER_IS_BETTER[name] else "lower"
-    axis = f"{metric.title} minus that of gold alone ({metric.unit}), {better} is better"
+    axis = f"minus gold alone ({metric.unit})"
     figure = points_and_intervals(rows, metric=axis, zero_line=True, roles={"student": "student"}, digits=metric.digits)
     show.figure(figure.update_layout(showlegend=False), key=f"controls-{name}-{scope}")
     frame = pd.DataFrame(
@@ -72,7 +72,10 @@ def controls_view(table: TaskTable) -> None:
         }
     )
     st.dataframe(frame, hide_index=True, width="stretch", alt="Every student variant against gold and the teachers.")
-    st.caption("Means ± one standard error over seeds; differences are paired by seed; bars are two standard errors.")
+    st.caption(
+        f"{metric.title}, {better} is better: means ± one standard error over seeds, differences paired by seed. Bars "
+        "are two standard errors."
+    )
     missing_variants(table, {control.variant for control in found})
     st.button(
         "See which answers distillation changed", icon=":material/arrow_forward:", type="tertiary",
@@ -92,13 +95,12 @@ def verdicts(paired: list[Control], table: TaskTable, metric: Metric) -> list[st
                 words = f"The real teachers against gold alone: {size}, which shows nothing; `distill.seeds=5` does."
             said.append(words)
         elif drops is not None and gap is not None:
-            name = f"**{KEEPS[control.variant]}** ({control.variant})"
-            size = f"({metric.say_difference(gap)} {metric.unit}, {several(gap.n, 'seed')})"
+            name, size = f"**{KEEPS[control.variant]}**", metric.say_difference(gap)
             said += {
-                "no difference": [f"The real teachers equal {name} within two standard errors {size}: leaving out "
-                                  f"{drops} costs nothing that this many seeds can show."],
-                "better": [f"The real teachers are better than {name} {size}: {drops} is worth that here."],
-                "worse": [f"The real teachers are worse than {name} {size}."],
+                "no difference": [f"No difference from {name}, {size}: leaving out {drops} costs nothing that "
+                                  f"{several(gap.n, 'seed')} can show."],
+                "better": [f"They are better than {name}, {size}: that is what {drops} is worth here."],
+                "worse": [f"They are worse than {name}, {size}."],
             }.get(gap.verdict, [])  # fmt: skip
     if table.task.n_outputs == 2 and any(control.variant in ("dkpp", "adaptive_smoothing") for control in paired):
         said.append("With two classes there is one wrong class: permuted and evened teachers are the real ones.")

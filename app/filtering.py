@@ -15,6 +15,7 @@ import numpy as np
 import streamlit as st
 
 from app import state
+from app.words import taught_by
 from core.calibration import IntArray
 from core.views import paging
 from core.views.counts import facets
@@ -141,6 +142,7 @@ def _student(table: TaskTable, filter_: Filter) -> None:
         "The student is",
         variants,
         key="filter-student_is",
+        format_func=taught_by,
         on_change=_changed,
         args=("student_is", filter_),
         help="Whom the columns and the cohorts are about: the mean over this variant's seeds.",

@@ -96,8 +96,8 @@ def test_the_ledger_says_the_net_gain_and_links_to_a_cohort(toy: Toy, monkeypatc
 def test_a_control_that_equals_the_teacher_is_said(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
     app = turn_to(opened(toy.run.path.parent, monkeypatch), "dark_knowledge", toy.run.path, task="tri", view="controls")
     text = words(app)
-    assert "The real teachers equal **teachers, wrong classes permuted** (dkpp) within two standard errors" in text
-    assert "better than **gold, weighted by the teachers' confidence** (cwtm)" in text
+    assert "No difference from **teachers, wrong classes permuted**" in text
+    assert "They are better than **gold, weighted by the teachers' confidence**" in text
     assert "label_smoothing" in app.code[0].value  # the command that adds what is missing
     assert "against gold alone: **better**" in text
 

@@ -173,7 +173,7 @@ def test_the_numbers_of_an_example(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     shown = {metric.label: metric.value for metric in app.metric}
     assert shown["KL(teacher, student)"] == f"{column(table, 'kl')[row]:.3f}"
     gold = int(table.gold_N[row])
-    assert float(shown["Loss of gold (nats)"]) == pytest.approx(-0.5 * table.log_probs("kd")[row, gold], abs=1e-3)
+    assert float(shown["Gold's loss"]) == pytest.approx(-0.5 * table.log_probs("kd")[row, gold], abs=1e-3)
     pulls = app.dataframe[0].value
     total = pulls["pull of gold"] + pulls["pull of teachers"]
     assert np.allclose(total, pulls["sum"], atol=1e-6)

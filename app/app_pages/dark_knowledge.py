@@ -170,10 +170,13 @@ def who_taught_whom(table: TaskTable) -> None:
     else:
         st.caption("Click a segment for its meaning and its examples.")
     counts = {"examples": whole.counts, "in a seed": over.mean, "in most seeds": over.majority, "in all": over.all}
-    frame = pd.DataFrame({title: [round(of[c.name], 1) for c in COHORTS] for title, of in counts.items()})
+    frame = pd.DataFrame({title: [round(of[c.name]) for c in COHORTS] for title, of in counts.items()})
     frame.insert(0, "meaning", [COHORT_IN_WORDS[c.name] for c in COHORTS])
     frame.insert(0, "cohort", [c.name for c in COHORTS])
-    st.dataframe(frame, hide_index=True, width="stretch", alt="The eight cohorts with counts and stability over seeds.")
+    st.dataframe(
+        frame, hide_index=True, width="stretch", alt="The eight cohorts with counts and stability over seeds.",
+        column_config={title: st.column_config.NumberColumn(format="localized") for title in counts},
+    )  # fmt: skip
 
 
 # ---- truth and people ----------------------------------------------------------------------------------------------

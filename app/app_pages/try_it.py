@@ -59,7 +59,7 @@ def what_the_change_did(start: Start, answers: dict[str, np.ndarray | float], pa
     if not moved:
         return ""
     # The class that moved most over all voices is the one to speak of.
-    most = int(np.abs(np.sum([new - old for old, new in moved.values()], axis=0)).argmax())
+    most = int(np.sum([np.abs(new - old) for old, new in moved.values()], axis=0).argmax())
     labels = ["the value"] if table.is_regression else cards.labels_of(table.task, start.text)
     of = labels[0] if table.is_regression else f"the probability of **{show.literal(labels[most])}**"
     each = (f"{words.name_of(voice)} {old[most]:.2f} → **{new[most]:.2f}**" for voice, (old, new) in moved.items())
@@ -100,9 +100,8 @@ def recipe_note(run: Run, models: Models) -> str:
 
 
 def ask_everybody(
-    run: Run, task: Task, question: Question, panel: asking.Panel, student: str
-) -> dict[str, np.ndarray | float]:
-    """Draws what they say as far as it is there; returns it."""
+    run: Run, task: Task, question: Question, start: Start | None, panel: asking.Panel, student: str
+) -> None:
     answers: dict[str, np.ndarray | float] = {}
     slot, bar = st.empty(), st.empty()
     everybody = [*panel.teachers, *panel.students.get(student, ()), *panel.students.get(BASELINE, ())]
@@ -122,6 +121,8 @@ def ask_everybody(
         said = {"model": everybody, "answer": [labels[i] for i in probs.argmax(axis=1)]}
         said |= {f"{i}. {label}": probs[:, i - 1] for i, label in enumerate(labels, start=1)}
     number = st.column_config.NumberColumn(format="%.3f")
+    if start is not None and not is_unchanged(question, start.text):
+        st.markdown(what_the_change_did(start, answers, panel, student) or "This run kept nothing to compare with.")
     with st.expander("Every answer in numbers"):
         st.dataframe(
             pa.table(said),
@@ -129,7 +130,6 @@ def ask_everybody(
             column_config={name: number for name in said if name not in ("model", "answer")},
             alt=f"Answers of {len(everybody)} models",
         )
-    return answers
 
 
 def not_asked_yet(start: Start | None, student: str) -> None:
@@ -173,7 +173,7 @@ with state.guarded("This cannot be asked"):
             default = DEFAULT_STUDENT if DEFAULT_STUDENT in variants else variants[0]
             student = default
             if len(variants) > 1:
-                student = state.choice("Student", variants, key="student", default=default)
+                student = state.choice("Student", variants, key="student", default=default, words=words.taught_by)
         wrong = asking.problem(task, question)
         with st.container(horizontal=True, vertical_alignment="center", gap="small"):
             if st.button("Ask everybody", type="primary", icon=":material/forum:", disabled=wrong is not None):
@@ -191,7 +191,5 @@ with state.guarded("This cannot be asked"):
         if not asking.is_loaded():
             with st.spinner("Loading torch and the models' code, once for this server", show_time=True):
                 asking.load()
-        answers = ask_everybody(run, task, question, panel, student)
-        if start is not None and not is_unchanged(question, start.text):
-            st.markdown(what_the_change_did(start, answers, panel, student))
+        ask_everybody(run, task, question, start, panel, student)
         st.caption(f"The violet line is the mean of the teachers' answers.{show.literal(recipe_note(run, models))}")

@@ -100,7 +100,7 @@ def points_and_intervals(
     for row in range(1, len(groups)):
         fig.add_hline(y=row - 0.5, line={"color": FAINT, "width": 1})
     fig.update_xaxes(title_text=escaped(metric, 80))
-    fig.update_yaxes(label_rows(groups))
+    fig.update_yaxes(label_rows(groups, max_chars=48))
     said = "; ".join(_said(row, digits, zero_line) for row in intervals[:6])
     more = f"; and {len(intervals) - 6} more" if len(intervals) > 6 else ""
     subtitle = "filled: over 2 standard errors from 0; open: no difference" if zero_line else ""
