@@ -73,7 +73,8 @@ def current_run() -> Run:
     if not runs:
         show.empty(
             "No runs yet",
-            f"The folder {folder} holds no run. This makes one in some minutes, with no data to download:",
+            f"The folder {folder} holds no run. This makes one in some minutes, with no data to download; "
+            "then reload this page:",
             DEMO if folder == ROOT / "runs" else f"python -m core run --preset demo --out {folder / 'demo'}",
             icon=":material/science:",
         )

@@ -24,6 +24,7 @@ from core.sections import (
     FinetuneConfig,
     ModelConfig,
     MultitaskConfig,
+    RuntimeConfig,
     SelectConfig,
 )
 from core.tasks import GLUE, load_tasks_yaml
@@ -60,6 +61,7 @@ def _demo() -> Config:
         multitask=MultitaskConfig(encoders=(encoder,), seeds=(0, 1), dropouts=(0.0, 0.05, 0.1), epochs=3, **recipe),
         finetune=FinetuneConfig(**{**recipe, "epochs": 3, "lr": 1e-3, "warmup_frac": 0.1}),
         distill=DistillConfig(seeds=3, epochs=3, dropout=0.0, **recipe),
+        runtime=RuntimeConfig(keep_features=True),  # the dashboard refits heads on them
     )
 
 
@@ -72,6 +74,7 @@ def _controls() -> Config:
         preset="controls",
         distill={"variants": tuple(NEEDS_TEACHER), "seeds": 5},
         ensemble={"compare": compare, "soups": ("uniform", "greedy")},
+        runtime={"keep_features": False},  # of 35 students they would be larger than all else
     )
 
 
