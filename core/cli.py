@@ -167,15 +167,33 @@ def report(
 def predict(
     run: Annotated[Path, typer.Option(help="run directory")],
     model: Annotated[str, typer.Option(help="a model of the run, for example st-kd-s0 or mt-1")],
-    task: Annotated[str, typer.Option(help="a task of the run, for example nli")],
-    text: Annotated[str, typer.Option(help="the text; for ranking the question")],
+    task: Annotated[str | None, typer.Option(help="a task of the model [default with --in: all that fit]")] = None,
+    text: Annotated[str | None, typer.Option(help="the text; for ranking the question")] = None,
     text_b: Annotated[str | None, typer.Option(help="the second text of a pair")] = None,
     candidate: Annotated[list[str] | None, typer.Option(help="a candidate of a ranking question, repeatable")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="probabilities as JSON")] = False,
+    in_: Annotated[Path | None, typer.Option("--in", help="file of texts, a folder, or - (standard input)")] = None,
+    out: Annotated[Path, typer.Option(help="with --in: .parquet, .tsv, .csv or .jsonl [default: JSON lines]")] = Path(
+        "-"
+    ),
+    column: Annotated[list[str] | None, typer.Option(help="with --in: text_a=NAME, text_b=NAME, ...")] = None,
+    key: Annotated[str | None, typer.Option(help="with --in: a column to copy, such as an id")] = None,
 ) -> None:
-    """What a model of the run says about your own text."""
+    """What a model of the run says about your own text, or about a file of texts of any size."""
     console = _console()
     with user_errors():
+        if in_ is not None:
+            if text is not None or text_b is not None or candidate:
+                raise ValueError("--in and --text exclude each other: give one; --column text_a=NAME names columns")
+            from core.answering import predict_file
+
+            names = dict(item.partition("=")[::2] for item in column or ())
+            done = predict_file(Run(run), model, in_, out, task=task, columns=names, key=key)
+            if str(out) != "-":
+                console.print(f"{out}: {done['rows']} rows, {', '.join(done['tasks'])}", markup=False)
+            return
+        if task is None or text is None:
+            raise ValueError("give --task and --text for one text, or --in FILE for many")
         from core.ask import ask
 
         answer = ask(Run(run), model, task, text, text_b=text_b, candidates=candidate)
@@ -231,13 +249,16 @@ def submit(
 
 
 @tasks_app.command("check")
-def tasks_check(file: Annotated[Path, typer.Argument(help="YAML of own tasks", show_default=False)]) -> None:
+def tasks_check(
+    file: Annotated[Path, typer.Argument(help="YAML of own tasks", show_default=False)],
+    files_dir: Annotated[Path | None, typer.Option(help="folder of its files [default: the YAML's own]")] = None,
+) -> None:
     """Read every file of every task: what was understood, with three rows, or what is wrong."""
     console = _console()
     with user_errors():
         from core.telling_tasks import check_tasks, render_checked
 
-        checked = check_tasks(file)
+        checked = check_tasks(file, files_dir)
         render_checked(checked, console)
         wrong = [one.task.name for one in checked if one.problem is not None]
         if wrong:

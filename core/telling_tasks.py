@@ -31,9 +31,9 @@ class Checked(NamedTuple):
     problem: str | None
 
 
-def check_tasks(path: Path) -> list[Checked]:
+def check_tasks(path: Path, files_dir: Path | None = None) -> list[Checked]:
     """Reads every file of every task. Raises `ValueError` for a YAML file that is itself not understood."""
-    return [_checked(task) for task in load_tasks_yaml(path).values()]
+    return [_checked(task) for task in load_tasks_yaml(path, files_dir).values()]
 
 
 def _checked(task: Task) -> Checked:

@@ -25,8 +25,8 @@ ORDER = """
     plan checksums report submission views status plots refit
     ---- above this line: no torch ----
     readers columns data telling_tasks device tokens batching losses heads attention encoder model optim speed predict
-    train rtd pretrain stages workers progress pipeline cost importing ask exported card export notebook notebooks sweep
-    endings cli __main__
+    train rtd pretrain stages workers progress pipeline cost importing ask streams answering exported
+    card export notebook notebooks sweep endings cli __main__
 """
 NO_TORCH, BELOW = (part.split() for part in ORDER.split("---- above this line: no torch ----"))
 UNITS = [*NO_TORCH, *BELOW]
