@@ -16,6 +16,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from core.plan import STAGES
+
 FORK = multiprocessing.get_context("forkserver")
 FORK.set_forkserver_preload(["core.stages", "core.pipeline", "core.cli"])
 
@@ -79,7 +81,14 @@ def _run(arguments: list[str], said: Path, point: Point | None, counts: Path | N
 
 
 def _arm(name: str, k: int, calls: dict[str, int]) -> None:
-    """Several points may watch one function: each wraps what the one before left."""
+    """The name of a stage stands for the end of its first job. Several points may watch one function: each wraps what
+    the one before left."""
+    if name in STAGES:
+        from core.stages import RUN_STAGE
+
+        work = RUN_STAGE[name]
+        RUN_STAGE[name] = lambda context: work(context) and _die()
+        return
     where, attribute, when = POINTS[name]
     owner = _found(where)
     real = getattr(owner, attribute)
