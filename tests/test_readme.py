@@ -21,7 +21,7 @@ from test_cli import call
 ROOT = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
 
-STARTS = ("python -m", "make ", "papermill ", "mkdir ", "streamlit ", "pip ", "jupyter ")
+STARTS = ("python -m", "cat ", "make ", "papermill ", "mkdir ", "streamlit ", "pip ", "jupyter ")
 SMALL = (*TINY, "data.tasks=[nli,paraphrase]", "multitask.dropouts=[0.1,0.2]", "distill.seeds=1")
 SET = " ".join(f"--set '{item}'" for item in SMALL)
 
@@ -35,6 +35,7 @@ INSTEAD: dict[str, dict[str, str]] = {
     "python -m core report runs/x --full": {},
     'python -m core predict --run runs/x --model st-kd-s0 --task nli --text "most guests loved the soup" '
     '--text-b "some guests liked the broth"': {},
+    "python -m core predict --run runs/x --model st-kd-s0 --in pairs.tsv --out said.parquet": {},
     "python -m core export --run runs/x --model st-kd-s0 --task sentiment --out exported/sentiment": {
         "--task sentiment": "--task nli"
     },
@@ -62,6 +63,8 @@ ELSEWHERE = {
     "--humans DATA/humans/chaosNLI_snli.jsonl": "needs data; test_importing.py runs it on made files, and on these",
 }
 ELSEWHERE |= {
+    "cat reviews.jsonl | python -m core predict --run runs/x --model st-kd-s0 --in - "
+    "--column text_a=review > said.jsonl": "a pipe of the shell; test_answering.py reads from standard input",
     "python -m core submit --run runs/glue --model st-kd-s0 --out glue.zip": "needs GLUE; test_submission.py runs it",
     "python -m core tasks check my_tasks.yaml": "tests of own tasks run it on made files",
     "python -m benchmarks.million FOLDER": "takes minutes and gigabytes",
@@ -113,6 +116,7 @@ def test_what_can_run_here_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     (tmp_path / "text.txt").write_text(
         "most guests loved the soup\nsome guests liked the broth\n" * 40, encoding="utf-8"
     )
+    (tmp_path / "pairs.tsv").write_text("text_a\ttext_b\nthe soup was good\tthe broth was fine\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     for command, instead in INSTEAD.items():
         for said, meant in instead.items():
@@ -131,5 +135,6 @@ def test_what_can_run_here_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
                 )
                 assert ended.returncode == 0, f"{part}\n{ended.stderr}"
     assert (tmp_path / "out.ipynb").exists()
+    assert (tmp_path / "said.parquet").exists()
     assert (tmp_path / "reports" / "pages" / "3_select.html").exists()
     assert (tmp_path / "runs" / "sweep" / "sweep.html").exists()
