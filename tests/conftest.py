@@ -128,16 +128,18 @@ def trainings(run: Run, config: Config, stage: str, patch: pytest.MonkeyPatch) -
     job gave to the loop."""
     import torch
 
+    from core.speed import Speed
+
     seen: dict[str, Training] = {}
 
-    def one_step(model: Any, datas: Any, loss_fn: Any, *, checkpoint: Path, **options: Any) -> dict[str, Any]:
+    def one_step(model: Any, datas: Any, loss_fn: Any, *, checkpoint: Path, **options: Any) -> tuple[Any, Speed]:
         weights = {name: value.clone() for name, value in model.state_dict().items()}
         seen[checkpoint.parent.name] = Training(weights, torch.get_rng_state().tolist(), datas, loss_fn, options)
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(1e-3)
         model.eval()
-        return {}
+        return {}, Speed()
 
     with patch.context() as patched:
         patched.setattr("core.stages.training.train_model", one_step)
