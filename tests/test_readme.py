@@ -69,6 +69,7 @@ ELSEWHERE |= {
     "python -m core tasks check my_tasks.yaml": "tests of own tasks run it on made files",
     "python -m benchmarks.million FOLDER": "takes minutes and gigabytes",
     "python -m benchmarks.pages FOLDER": "takes minutes, and starts a server",
+    "python -m benchmarks.box FOLDER": "draws in a browser on a large run; tests/browser draws on a small one",
 }
 # Targets of the Makefile: `make -n` says here what each would do.
 MAKE = "sets up a .venv of its own from a package registry; CI runs `make test` on a fresh clone"
