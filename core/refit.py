@@ -27,6 +27,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 from scipy import optimize
+from scipy.special import log_softmax
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # comes with scikit-learn
 
 from core.calibration import FloatArray, IntArray, log_probs_NC
@@ -65,10 +66,12 @@ class Head(NamedTuple):
 
 class Refit(NamedTuple):
     """A head fitted on `n_fitted` rows of split `fitted_on` (of `n_rows` there), its scores on the table's split, and
-    its answers there (N,). `seconds` of fitting, not of reading."""
+    its answers (N,) and probabilities of gold (N,) there, NaN where gold is unknown. `seconds` of fitting, not of
+    reading."""
 
     scores: dict[str, Score]
     answers: IntArray
+    gold_probs: FloatArray
     head: Head
     fitted_on: str
     n_fitted: int
@@ -132,7 +135,16 @@ def refit(
     parts = [apply_head(head, features_NH[table.file_rows_N[part]]) for part in chunks(len(table))]
     logits_NC = np.concatenate(parts)
     scores = evaluate(task, outputs=logits_NC, resamples=resamples, **known_of(table))
-    return Refit(scores, logits_NC.argmax(axis=1), head, fitted.split, len(chosen), int((gold_N >= 0).sum()), seconds)
+    n_rows = int((gold_N >= 0).sum())
+    probs_N = gold_probs(logits_NC, table.gold_N)
+    return Refit(scores, logits_NC.argmax(axis=1), probs_N, head, fitted.split, len(chosen), n_rows, seconds)
+
+
+def gold_probs(logits_NC: npt.ArrayLike, gold_N: npt.ArrayLike) -> FloatArray:
+    """The probability of each row's gold label, (N,); NaN where gold is unknown, -1."""
+    gold = np.asarray(gold_N, np.int64)
+    log_p_NC = log_softmax(np.asarray(logits_NC, np.float64), axis=1)
+    return np.where(gold >= 0, np.exp(log_p_NC[np.arange(len(gold)), gold]), np.nan)
 
 
 def require_linear_head(task: Task) -> None:

@@ -155,6 +155,10 @@ def test_the_head_is_refitted_with_what_is_chosen(toy: Toy, monkeypatch: pytest.
     after = charts(app)[0]["data"][0]
     assert numbers(after["x"])[0] != numbers(before["x"])[0]
     assert numbers(after["x"])[1:] == pytest.approx(numbers(before["x"])[1:])  # gold alone, as trained
+    names = ["new head, alpha 1", "new head, gold alone", "as trained"]
+    sure = next(chart["data"] for chart in charts(app) if [trace.get("name") for trace in chart["data"]] == names)
+    for trace in sure:
+        assert numbers(trace["y"]).sum() == pytest.approx(100, abs=1e-3)  # float32 shares
     n = int((toy.gold["tri"][toy.on("tri", "train")] >= 0).sum())
     assert f"Fitted on {n} of {n} rows of split train" in words(app)
 

@@ -77,6 +77,7 @@ PER_EXAMPLE: dict[str, Callable[[World], go.Figure]] = {
     "dumbbell": lambda w: plots.dumbbell(w.teacher[:, 1], w.student[:, 1], LABELS[:2]),
     "gradient_scatter": lambda w: plots.gradient_scatter(w.x, w.y, w.cosine),
     "cosine_histogram": lambda w: plots.cosine_histogram(w.cosine),
+    "gold_probabilities": lambda w: plots.gold_probabilities({NASTY: w.share, "gold alone": w.share**2}),
     "runner_up_transfer": lambda w: plots.runner_up_transfer(w.share, w.share**2, 0.7, hard_N=w.share, hard_r=0.1),
     "entropy_split": lambda w: plots.entropy_split(w.x, w.y),
     "entropy_transfer": lambda w: plots.entropy_transfer(w.entropy(w.teacher), w.entropy(w.student), 3),

@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from test_views_toy import Toy, kl, softmax, table_of, write_toy
 
 from core import refit as module
-from core.refit import Head, apply_head, fit_head, refit
+from core.refit import Head, apply_head, fit_head, gold_probs, refit
 from core.views import NotDefined
 from core.views.table import load_table
 
@@ -227,3 +227,8 @@ def test_speed(capsys: pytest.CaptureFixture[str]) -> None:
     with capsys.disabled():
         print(f" [refit of 4,200 x 96: {seconds:.2f} s, {head.n_steps} steps]", end="")
     assert head.slope < 1e-3
+
+
+def test_the_probability_of_gold() -> None:
+    probs = gold_probs(np.log([[0.2, 0.8], [0.5, 0.5], [0.9, 0.1]]) + 7, np.array([1, -1, 0]))
+    np.testing.assert_allclose(probs, [0.8, np.nan, 0.9])

@@ -18,12 +18,13 @@ from app.state import choice, current_run, current_split, current_table, current
 from app.words import METRICS, with_interval
 from core.calibration import log_probs_NC
 from core.metrics import Score, evaluate
+from core.plots.calibration import gold_probabilities
 from core.plots.comparisons import points_and_intervals
 from core.plots.gradients import cosine_histogram, gradient_scatter
 from core.plots.grids import Star, SweepPoint, alpha_temperature_map, sweep_figure
 from core.plots.style import PAPER_ALPHA, PAPER_TEMPERATURE, signed
 from core.plots.whatif import what_if_card
-from core.refit import LOSSES, Refit, refit, require_linear_head
+from core.refit import LOSSES, Refit, gold_probs, refit, require_linear_head
 from core.store import Run
 from core.views import NotDefined
 from core.views.derived import column
@@ -281,19 +282,24 @@ def refit_live(table: TaskTable, model: str) -> None:
         f"Against a head on gold alone: **{verdict}**, {with_interval(gain, factor=100, sign=True)} points of accuracy "
         f"on {gain.n:,} examples."
     )
-    shown = [name for name in ("accuracy", "kl_truth", "nll") if name in found.scores][:2]
-    for name, place in zip(shown, st.columns(len(shown)), strict=True):
-        metric = METRICS[name]
+    shown = [key for key in ("accuracy", "kl_truth", "nll") if key in found.scores][:2]
+    for key, place in zip(shown, st.columns(len(shown)), strict=True):
+        metric = METRICS[key]
         intervals = [
-            (series, "student", *(metric.factor * value for value in scores[name][:3]), scores[name].n)
+            (series, "student", *(metric.factor * value for value in scores[key][:3]), scores[key].n)
             for series, scores in rows.items()
-            if name in scores
+            if key in scores
         ]
         with place:
             figure = points_and_intervals(
                 intervals, metric=metric.axis, roles={"student": "student"}, digits=metric.digits
             )
-            show.figure(figure.update_layout(showlegend=False), key=f"refit-{name}")
+            show.figure(figure.update_layout(showlegend=False), key=f"refit-{key}")
+    st.subheader("How sure of gold", anchor=False)
+    sure = {name: found.gold_probs, "new head, gold alone": gold_alone.gold_probs}
+    show.figure(
+        gold_probabilities({**sure, "as trained": gold_probs(table.outputs(model), table.gold_N)}), key="refit-sure"
+    )
     st.caption(
         f"Fitted on {found.n_fitted:,} of {found.n_rows:,} rows of split {found.fitted_on} in {found.seconds:.2f} s "
         f"({found.head.n_steps} steps), scored on {table.split}; 95 % intervals over examples. The trained student's "

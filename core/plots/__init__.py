@@ -10,7 +10,7 @@ Needs the extra `app` or `notebooks` (plotly).
 """
 
 from core.plots.arrays import MAX_POINTS, cell_index, drawn_rows
-from core.plots.calibration import ReliabilityCurve, reliability
+from core.plots.calibration import ReliabilityCurve, gold_probabilities, reliability
 from core.plots.cards import distribution_card, value_card
 from core.plots.comparisons import Interval, error_copying, points_and_intervals
 from core.plots.densities import cell_ranges, data_map, density_scatter, entropy_transfer
@@ -64,6 +64,7 @@ __all__ = [
     "error_copying",
     "escaped",
     "flip_ledger",
+    "gold_probabilities",
     "gradient_scatter",
     "hex_cells_N",
     "leave_one_out",

@@ -8,7 +8,7 @@ Shapes: B bins.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +17,10 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from core.plots.arrays import floats, same_length
-from core.plots.style import INK, ROLES, Role, error_bars, escaped, finish, marker, spoken, symbol_marker
+from core.plots.style import INK, OTHERS, ROLES, Role, error_bars, escaped, finish, marker, spoken, symbol_marker
+
+GOLD_BINS = 20
+DASHES = ("solid", "dash", "dot", "dashdot")  # so that lines differ by more than their colour
 
 
 class ReliabilityCurve(NamedTuple):
@@ -114,6 +117,30 @@ def reliability(curves: Sequence[ReliabilityCurve], *, title: str = "") -> go.Fi
     fig.update_yaxes(title_text="examples", rangemode="tozero", nticks=3, row=2, col=1)
     alt = f"Reliability of {len(curves)} models; expected calibration error: {'; '.join(said) or 'members only'}."
     return finish(fig, alt=alt, height=520, title=title)
+
+
+def gold_probabilities(series: Mapping[str, npt.ArrayLike], *, title: str = "") -> go.Figure:
+    """How the examples spread over the probability that each of `series` gives the gold label, (N,) in 0..1, NaN left
+    out: one line a series, the share of its examples in 20 bins."""
+    fig = go.Figure()
+    said = []
+    colours = (ROLES["student"].colour, ROLES["hard"].colour, *OTHERS)
+    for i, (name, probs_N) in enumerate(series.items()):
+        probs = floats(name, probs_N)
+        finite = probs[np.isfinite(probs)]
+        counts_B, edges = np.histogram(finite, bins=GOLD_BINS, range=(0, 1))
+        fig.add_scatter(
+            x=(edges[:-1] + edges[1:]) / 2,
+            y=(100 * counts_B / max(1, len(finite))).astype(np.float32),
+            mode="lines",
+            line={"color": colours[i % len(colours)], "width": 2, "shape": "hvh", "dash": DASHES[i % len(DASHES)]},
+            name=escaped(name),
+            hovertemplate="about %{x:.2f}: <b>%{y:.1f} %</b> of the examples<extra>" + escaped(name) + "</extra>",
+        )
+        said.append(f"{name} gives gold {spoken(float(finite.mean()) if len(finite) else float('nan'))} on average")
+    fig.update_xaxes(title_text="probability of the gold label", range=[0, 1], dtick=0.2)
+    fig.update_yaxes(title_text="examples (%)", rangemode="tozero")
+    return finish(fig, alt="; ".join(said) + ".", height=320, title=title)
 
 
 def _line_marker(role: Role) -> dict[str, Any]:
