@@ -66,6 +66,20 @@ def check_ensemble(ensemble: EnsembleConfig, multitask: MultitaskConfig, evaluat
         raise ValueError("ensemble.targets=out_of_fold does not go with snapshots: leave one of the two out")
 
 
+def check_imported(imported: tuple[str, ...], targets: str) -> None:
+    for where in imported:
+        if not all(where.rpartition("/")[::2]):
+            raise ValueError(
+                f"finetune.imported has '{where}', expected RUN/MODEL, a run's folder and a model with predictions in "
+                "it, for example runs/berts/bert-0"
+            )
+    if imported and targets == "out_of_fold":
+        raise ValueError(
+            "ensemble.targets is 'out_of_fold', but finetune.imported brings teachers that are not trained here; leave "
+            "one of the two out"
+        )
+
+
 def check_sampling(stage: str, train: TrainConfig, tasks: tuple[str, ...]) -> None:
     """`tasks` are those that the stage mixes; none where a training has one."""
     if not tasks and (train.sampling != "proportional" or train.task_weights):

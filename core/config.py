@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from core.checks import check_ensemble, check_members, check_sampling, check_used
+from core.checks import check_ensemble, check_imported, check_members, check_sampling, check_used
 from core.sections import (
     DEFAULT_TEMPERATURE,
     NATURAL_STRATEGY,
@@ -72,6 +72,7 @@ class Config(Section):
             ("multitask.encoders", self.multitask.encoders),
             ("multitask.seeds", self.multitask.seeds),
             ("multitask.dropouts", self.multitask.dropouts),
+            ("finetune.imported", self.finetune.imported),
             ("ensemble.compare", self.ensemble.compare),
             ("ensemble.soups", self.ensemble.soups),
             ("distill.variants", self.distill.variants),
@@ -81,6 +82,7 @@ class Config(Section):
                 raise ValueError(f"{name} repeats an entry: {list(values)}")
         check_members(self.multitask, self.select)
         check_ensemble(self.ensemble, self.multitask, self.evaluate)
+        check_imported(self.finetune.imported, self.ensemble.targets)
         for name in self.data.teacher_tasks or ():
             if name not in self.data.tasks:
                 raise ValueError(

@@ -141,6 +141,8 @@ def stage_cost(
             # Replaced-token detection also runs a generator of about half the width and depth.
             flops += TRAINING_FLOPS * n_parameters * read * (1.3 if config.pretrain.objective == "rtd" else 1.0)
             continue
+        if "imported" in job.spec:
+            continue
         train = TrainConfig(**job.spec["train"])
         mine = [sizes[job.spec["task"]]] if "task" in job.spec else list(sizes.values())
         steps += train.epochs * sum(-(-size.n_train // train.batch_size) for size in mine)

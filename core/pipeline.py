@@ -29,7 +29,7 @@ from core.files import read_json
 from core.locks import locked
 from core.plan import STAGES, TRAINING_STAGES, Job, is_done, lost_by, make_jobs
 from core.progress import Progress
-from core.store import SCHEMA_VERSION, Run
+from core.store import SCHEMA_VERSION, Run, files_of_teacher
 from core.tasks import Task
 from core.workers import Workers
 
@@ -165,6 +165,8 @@ def source_digest(config: Config, tasks: dict[str, Task]) -> str:
             for name, where in (("glue_dir", data.glue_dir), ("hub_dir", data.hub_dir))
         }
         found = [fingerprint(source_files(task, source=data.source, **folders)) for task in tasks.values()]
+    taught = [name for name, task in tasks.items() if task.has_teacher]
+    found += [fingerprint(files_of_teacher(where, taught)) for where in config.finetune.imported]
     if config.pretrain.objective != "none" and config.pretrain.text is not None:
         text = Path(config.pretrain.text)
         if not text.exists():

@@ -117,7 +117,13 @@ def make_jobs(
         add("finetune", name, spec, (), (start,))
         return name
 
-    teachers = [add_teacher(member, task, member) for member in chosen for task in teacher_tasks]
+    teachers = []
+    for i in range(1, len(config.finetune.imported) + 1):
+        for task in teacher_tasks:  # what it reads is in the key of `prepare`, as all files are
+            teachers.append(teacher_name(f"mt-{i}", task))
+            add("finetune", teachers[-1], {"task": task, "imported": i}, ("prepare",))
+    if not teachers:
+        teachers = [add_teacher(member, task, member) for member in chosen for task in teacher_tasks]
     if config.ensemble.targets == "out_of_fold":
         n_folds = config.ensemble.folds
         for member in chosen:
@@ -201,6 +207,12 @@ def scored_models(config: Config, jobs: Mapping[str, Job]) -> dict[str, int | No
 def teacher_name(member: str, task: str, fold: int | None = None, **_: Any) -> str:
     """`mt-2`, `mnli` -> `ft-2-mnli`; `ft-2-mnli-f0` is its like that was not trained on fold 0."""
     return f"ft-{member.removeprefix('mt-')}-{task}" + ("" if fold is None else f"-f{fold}")
+
+
+def teachers_of(config: Config, chosen: Sequence[str], task: str) -> list[str]:
+    """Names of the teachers of `task`: tuned members, best first, or the imported ones in the config's order."""
+    n_imported = len(config.finetune.imported)
+    return [teacher_name(name, task) for name in ([f"mt-{i + 1}" for i in range(n_imported)] or chosen)]
 
 
 def student_name(variant: str, seed: int, generation: int = 1) -> str:

@@ -25,7 +25,7 @@ from core.checksums import check_file, read_sums
 from core.comparisons import mean_and_se, paired_difference
 from core.config import Config, stored_tasks, validated
 from core.metrics import HIGHER_IS_BETTER
-from core.plan import STAGES, ensemble_name, student_groups, teacher_name
+from core.plan import STAGES, ensemble_name, student_groups, teachers_of
 from core.sections import NEEDS_TEACHER
 from core.store import Run, read_json
 from core.tasks import Task
@@ -134,18 +134,24 @@ def _values(
     # Regression has no accuracy, and a metric without a model is a metric without a row.
     members = list(config.multitask.members)
     ensemble = ensemble_name(config.ensemble.strategy)
-    if (ensemble, task.name, split, metric) not in scores:
+    if (members[0], task.name, split, metric) not in scores:
         return None
     columns = {"single": np.array([scores[member, task.name, split, metric] for member in members])}
     if task.has_teacher:
-        teachers = [teacher_name(member, task.name) for member in chosen]
-        best = max(teachers, key=lambda teacher: scores[teacher, task.name, "selection", "score"])
-        columns["best_teacher"] = np.array([scores[best, task.name, split, metric]])
-    columns["ensemble"] = np.array([scores[ensemble, task.name, split, metric]])
+        # Imported teachers may lack a split: which is best is then unknown.
+        teachers = teachers_of(config, chosen, task.name)
+        chosen_by = {name: scores.get((name, task.name, "selection", "score")) for name in teachers}
+        best = max(teachers, key=lambda name: chosen_by[name] or -np.inf)
+        if None not in chosen_by.values() and (best, task.name, split, metric) in scores:
+            columns["best_teacher"] = np.array([scores[best, task.name, split, metric]])
+    if (ensemble, task.name, split, metric) in scores:
+        columns["ensemble"] = np.array([scores[ensemble, task.name, split, metric]])
     for label, students in student_groups(config, task.name).items():
         columns[label] = np.array([scores[student, task.name, split, metric] for student in students])
     names = [ensemble_name(strategy) for strategy in config.ensemble.compare]
     for name in (*names, *(f"soup-{soup}" for soup in config.ensemble.soups)):
+        if (name, task.name, split, metric) not in scores:
+            continue
         columns[name] = np.array([scores[name, task.name, split, metric]])
     return columns
 

@@ -169,6 +169,7 @@ class SelectConfig(Section):
 class FinetuneConfig(TrainConfig):
     epochs: int = Field(3, ge=1, description="passes over the training split of the teacher's task")
     seed: int = Field(0, ge=0, description="fresh heads and batch order of the teachers")
+    imported: tuple[str, ...] = Field((), description="RUN/MODEL whose predictions teach, instead of tuned members")
 
 
 class EnsembleConfig(Section):

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -232,7 +232,7 @@ class Run:
         in_sample: np.ndarray,
     ) -> None:
         """What a student is taught on `task`: logits (N, C), for regression mean and spread of the teachers (N, 2).
-        `in_sample`: was the example in its teachers' training set?"""
+        `in_sample`: was the example in its teachers' training set? Null: nobody knows."""
         n = len(example_ids)
         taught = (
             {"value": pa.array(outputs[:, 0], pa.float32()), "std": pa.array(outputs[:, 1], pa.float32())}
@@ -250,10 +250,10 @@ class Run:
         with atomic(self.targets_path(task.name)) as temporary:
             pq.write_table(pa.table(columns), temporary)
 
-    def read_targets(self, task: Task, example_ids: np.ndarray) -> np.ndarray:
+    def read_targets(self, task: Task, example_ids: np.ndarray, *, partial: bool = False) -> np.ndarray:
         """Target logits (N, C), or mean and spread (N, 2), in the order of `example_ids`, joined by id. Raises
-        `ValueError` when an id has no target, or when the file's label names are not the task's: a mix-up of names
-        would teach another task."""
+        `ValueError` when an id has no target (`partial`: its row is NaN), or when the file's label names are not the
+        task's: a mix-up of names would teach another task."""
         path = self.targets_path(task.name)
         if not path.exists():
             raise ValueError(f"{path} does not exist; run stage 'ensemble' first")
@@ -262,10 +262,16 @@ class Run:
             names = tuple(table["label_names"][0].as_py()) if len(table) else task.labels
         if names != task.labels:
             raise ValueError(f"{path} has the labels {names}, task '{task.name}' has {task.labels}; redo 'ensemble'")
-        rows = rows_of_ids(table["example_id"].to_numpy(zero_copy_only=False), example_ids, what=str(path))
+        have = table["example_id"].to_numpy(zero_copy_only=False)
+        has_N = np.isin(example_ids, have) if partial else np.ones(len(example_ids), bool)
+        rows = rows_of_ids(have, example_ids[has_N], what=str(path))
         if task.kind == "regression":
-            return np.stack([table["value"].to_numpy(), table["std"].to_numpy()], axis=1)[rows]
-        return lists_to_rows(table["logits"])[rows]
+            known = np.stack([table["value"].to_numpy(), table["std"].to_numpy()], axis=1)[rows]
+        else:
+            known = lists_to_rows(table["logits"])[rows]
+        targets = np.full((len(example_ids), known.shape[1]), np.nan, np.float32)
+        targets[has_N] = known
+        return targets
 
 
 @contextmanager
@@ -300,6 +306,18 @@ def rows_of_ids(have: np.ndarray, want: np.ndarray, *, what: str) -> np.ndarray:
             f"'{want[missing][0]}'. Re-run the stage that writes it"
         )
     return rows
+
+
+def files_of_teacher(where: str, tasks: Sequence[str]) -> list[Path]:
+    """Examples and predictions of `where`, RUN/MODEL, on `tasks`. Raises `ValueError` when one of them is missing."""
+    run, _, model = where.rpartition("/")
+    files = [path for task in tasks for path in (Run(run).examples_path(task), Run(run).predictions_path(model, task))]
+    if absent := [file for file in files if not file.exists()]:
+        raise ValueError(
+            f"there is no {absent[0]}: finetune.imported has '{where}', expected RUN/MODEL with predictions on "
+            f"{', '.join(tasks)}; `python -m core import-predictions` makes one"
+        )
+    return files
 
 
 def lists_to_rows(column: pa.ChunkedArray) -> np.ndarray:

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from core.batching import TaskData
 from core.config import Teaching
@@ -105,6 +106,10 @@ def variant_loss(context: Context, datas: dict[str, TaskData], device: Device) -
             f"variant '{variant}': none of the tasks {', '.join(spec['teacher_tasks'])} has true_probs in its "
             "examples; leave 'truth' out of distill.variants"
         )
+    untaught: dict[str, np.ndarray] = {}  # rows that imported teachers do not know: they have gold alone
+    for name in targets if context.config.finetune.imported else ():
+        is_nan = np.isnan(targets[name].cpu().numpy()).any(axis=1)
+        untaught |= {name: is_nan} if is_nan[datas[name].rows("train")].any() else {}
     # A control without a teacher: the paper's loss with a uniform one (1904.09482, eq. 6, and LOSSES).
     smoothing = spec.get("smoothing", 0.0)
     uniform = Teaching("soft_ce", smoothing, smoothing, 0.0, 1.0, 1.0, 8.0, 0.5)
@@ -113,11 +118,18 @@ def variant_loss(context: Context, datas: dict[str, TaskData], device: Device) -
         for task in (targets if variant != "cwtm" else ())
     }
 
-    def loss(task: str, logits: torch.Tensor, rows: np.ndarray, progress: float) -> torch.Tensor:
+    def loss(task: str, logits: Tensor, rows: np.ndarray, progress: float) -> Tensor:
         if task not in targets:
             return on_gold(task, logits, rows, progress)
         index = torch.from_numpy(rows)
         gold, target = datas[task].gold[index], targets[task][index]
+        if task not in untaught:
+            return soft(task, logits, gold, target, progress)
+        taught_b = torch.from_numpy(np.flatnonzero(~untaught[task][rows])).to(logits.device)
+        losses_b = soft(task, logits[taught_b], gold[taught_b], target[taught_b], progress)
+        return on_gold(task, logits, rows, progress).index_copy(0, taught_b, losses_b)
+
+    def soft(task: str, logits: Tensor, gold: Tensor, target: Tensor, progress: float) -> Tensor:
         if variant == "cwtm":
             return confidence_weighted(logits, gold, target)
         return taught(logits, gold, target, teachings[task], progress)
@@ -143,7 +155,8 @@ def target_rows(context: Context, data: TaskData, device: Device) -> np.ndarray 
         outputs = predict(teacher.to(device.device), data, train, device)
         taught_rows = np.stack([outputs, np.zeros_like(outputs)], 1) if task.kind == "regression" else outputs
     else:
-        taught_rows = run.read_targets(task, data.example_ids[train])
+        is_imported = bool(context.config.finetune.imported)
+        taught_rows = run.read_targets(task, data.example_ids[train], partial=is_imported)
     if variant == "dkpp":
         taught_rows = permuted(taught_rows, stream(context.config.seed, "dkpp", task.name, spec["seed"][1]))
     elif variant == "adaptive_smoothing":

@@ -17,7 +17,8 @@ import numpy as np
 
 from core.combining import Recipe, apply_recipe, apply_values, fit_recipe, fit_values, size_curve
 from core.ensemble import combine_values, disagreement_N, jensen_gap_N, q_statistic
-from core.plan import ensemble_name, teacher_name
+from core.plan import ensemble_name, teacher_name, teachers_of
+from core.sections import FITTED_STRATEGIES
 from core.stages import soup
 from core.stages.context import EVALUATION_SPLITS, Context, read_gold
 from core.store import Predictions, read_json, rows_of_ids, write_json
@@ -42,7 +43,7 @@ def run(context: Context) -> dict[str, Any]:
     recipes: dict[str, Any] = {ensemble_name(name): {"strategy": name, "tasks": {}} for name in strategies}
     notes: list[str] = []
     for i, task in enumerate(context.tasks.values()):
-        names = [teacher_name(member, task.name) for member in chosen] if task.has_teacher else list(chosen)
+        names = teachers_of(context.config, chosen, task.name) if task.has_teacher else list(chosen)
         members = read_members(context, task, names)
         about = {"members": names, "taught": task.has_teacher, **describe(context, task, members)}
         for strategy in strategies:
@@ -76,6 +77,8 @@ def fit(context: Context, task: Task, members: Members, strategy: str) -> Recipe
     """The recipe of `strategy`, fitted on `ensemble.fit_split` where it has something to fit."""
     split, reported = context.config.ensemble.fit_split, context.config.evaluate.split
     gold = read_gold(context.run.read_examples(task.name), task, split)
+    if strategy not in FITTED_STRATEGIES and not (members.first.splits == split).any():
+        return Recipe(strategy, None, {})  # imported teachers may not have the split
     rows = rows_of_ids(members.first.example_ids, gold.example_ids, what=f"predictions of {members.names[0]}")
     where = {"split": split, "reported_split": reported}
     if task.kind == "regression":
@@ -120,7 +123,8 @@ def write_targets(
         outputs[rows] = part.outputs
         if len(spread_N):
             spread_N[rows] = spread
-    in_sample = np.full(len(ids), not out_of_fold)
+    # Nobody knows what an imported teacher has seen.
+    in_sample = np.full(len(ids), None if context.config.finetune.imported else not out_of_fold)
     if task.kind == "regression":
         outputs = np.stack([outputs, spread_N], axis=1)
     context.run.write_targets(task, ids, outputs, members=names, in_sample=in_sample)
@@ -134,7 +138,7 @@ def describe(context: Context, task: Task, members: Members) -> dict[str, Any]:
     curve: dict[str, Any] = {}
     for split in EVALUATION_SPLITS:
         gold = read_gold(table, task, split)
-        if not gold.is_labelled:
+        if not gold.is_labelled or not (members.first.splits == split).any():  # imported teachers may not have it
             continue
         rows = rows_of_ids(members.first.example_ids, gold.example_ids, what=f"predictions of {members.names[0]}")
         outputs = members.outputs[:, rows]

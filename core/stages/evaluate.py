@@ -48,7 +48,8 @@ def run(context: Context) -> dict[str, Any]:
                 continue
             predictions = context.run.read_predictions(model, task.name)
             for split, gold in golds.items():
-                if not gold.is_labelled:
+                # Imported teachers, and their ensemble, may not have a split.
+                if not gold.is_labelled or not (predictions.splits == split).any():
                     continue
                 is_reported = split.removesuffix("_mm") == context.config.evaluate.split
                 scores = score_outputs(

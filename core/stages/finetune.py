@@ -4,7 +4,8 @@ member and teacher task.
 Reads: `models/mt-i/`, `examples/`. Writes: `models/ft-i-<task>/`, `predictions/`, `dynamics/`.
 
 A teacher also predicts the training split: that is what the soft targets are made of. A teacher of a fold
-(`ft-2-nli-f1`) starts from the member of that fold and predicts the rows that neither has seen.
+(`ft-2-nli-f1`) starts from the member of that fold and predicts the rows that neither has seen. Imported teachers
+(core/stages/imported) are not trained.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 from core.batching import subset, without
 from core.model import with_fresh_head
 from core.sections import TrainConfig
-from core.stages import multitask
+from core.stages import imported, multitask
 from core.stages.context import EVALUATION_SPLITS, Context
 from core.stages.training import (
     gold_loss,
@@ -30,6 +31,8 @@ from core.stages.training import (
 
 def run(context: Context) -> dict[str, Any]:
     spec = context.job.spec
+    if "imported" in spec:
+        return imported.run(context)
     if "task" not in spec:  # the member that the teachers of a fold start from
         return multitask.run(context)
     member, task, fold = spec["member"], spec["task"], spec.get("fold")

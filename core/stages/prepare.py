@@ -16,6 +16,7 @@ import pyarrow as pa
 from core.config import Config
 from core.data import carve_selection, check_table, limit, load_task
 from core.stages.context import Context, require_labels
+from core.stages.imported import predictions_of
 from core.synthetic import generate
 from core.tasks import Task
 from core.tokens import (
@@ -41,6 +42,8 @@ def run(context: Context) -> dict[str, Any]:
         require_labels(table, task, config.select.split, option="select.split")
         require_labels(table, task, config.evaluate.split, option="evaluate.split")
         context.run.write_examples(task.name, table)
+        for where in config.finetune.imported if task.has_teacher else ():
+            predictions_of(context.run, task, where)  # raises for a teacher of other examples
         counts = table["split"].value_counts().to_pylist()
         about[task.name] = {"rows": {row["values"]: row["counts"] for row in counts}, "dropped": dropped}
         context.report(0.7 * (i + 1) / n_tasks, {"task": task.name, **about[task.name]})
