@@ -407,6 +407,29 @@ def sweep(
         raise typer.Exit(1)
 
 
+@app.command()
+def experiment(
+    name: Annotated[str, typer.Argument(help="a named experiment, or all", show_default=False)],
+    out: Annotated[Path, typer.Option(help="folder for runs and results")] = Path("runs/results"),
+    seeds: Annotated[int, typer.Option(min=1, help="students on each draw of the data")] = 5,
+    data_seeds: Annotated[str, typer.Option(help="draws of the data")] = "11,12,13",
+    preset: Annotated[str | None, typer.Option(help="instead of the experiment's own")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="section.field=value of every run")] = None,
+) -> None:
+    """Train a named grid over draws of the data and student seeds, and write its table; the same command goes on."""
+    console = _console()
+    with user_errors():
+        from core.experiment import Asked, run_experiment
+        from core.experiment.grids import EXPERIMENTS
+
+        if not re.fullmatch(r"\d+(,\d+)*", data_seeds):
+            raise ValueError(f"--data-seeds got '{data_seeds}', expected numbers, for example 11,12,13")
+        asked = Asked(tuple(map(int, data_seeds.split(","))), seeds, preset, tuple(set_ or ()))
+        for one in EXPERIMENTS if name == "all" else [name]:
+            path = run_experiment(one, out, asked, console)
+            console.print(f"{path}\n{path.with_suffix('.md')}", markup=False, highlight=False)
+
+
 def main() -> None:
     # Transformers and the hub speak of progress and missing keys at warning level; errors still show.
     logging.getLogger("transformers").setLevel(logging.ERROR)
