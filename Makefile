@@ -6,13 +6,14 @@ RUN := runs/demo
 RUNS ?= $(or $(DARKROOM_RUNS),runs)
 SHOWN := runs/controls
 
-.PHONY: run app lab notebooks test check torture golden bench screenshots lock clean help
+.PHONY: run app lab notebooks results test check torture golden bench screenshots lock clean help
 
 help:
 	@echo "make run    set up, run the whole pipeline on the embedded suite into $(RUN), print the results table"
 	@echo "make app    set up, open the dashboard on $(RUNS)/"
 	@echo "make lab    set up, open JupyterLab on notebooks/"
 	@echo "make notebooks  run all notebooks on the smoke preset, write them as pages into docs/rendered"
+	@echo "make results  all named experiments into runs/results and docs/results: hours; needs chromium for the figures"
 	@echo "make test   set up, lint, type-check, run all tests"
 	@echo "make check  lint and types alone"
 	@echo "make torture  kill runs, damage files, fill disks, repeat runs: some twenty minutes, ends in a table"
@@ -36,6 +37,12 @@ notebooks: $(VENV)/.notebooks
 	@mkdir -p reports/notebooks
 	$(BIN)/python -m core notebooks --run runs/notebooks --out reports/notebooks --html docs/rendered \
 		-p seeds=3 -p 'variants=[hard,kd,label_smoothing,cwtm,dkpp,adaptive_smoothing,truth]'
+
+# One of them, or fewer draws: make results RESULTS='controls --data-seeds 14'.
+RESULTS := all
+results: $(VENV)/.dev
+	$(BIN)/python -m core experiment $(RESULTS) --out runs/results
+	$(BIN)/python -m benchmarks.result_pages runs/results docs/results
 
 test: check
 	$(BIN)/python -m pytest --cov=core --cov-report=term:skip-covered --cov-fail-under=90

@@ -88,6 +88,12 @@ class Config(Section):
                 raise ValueError(
                     f"data.teacher_tasks has '{name}', which is not in data.tasks ({', '.join(self.data.tasks)})"
                 )
+        for name, rows in self.data.n_train_of.items():
+            if name not in self.data.tasks or rows < 16 or self.data.source != "suite":
+                raise ValueError(
+                    f"data.n_train_of has '{name}: {rows}', expected at least 16 rows of a task of the embedded suite "
+                    f"in data.tasks ({', '.join(self.data.tasks)}); for other data use data.max_train"
+                )
         if self.data.source == "glue" and self.data.glue_dir is None:
             raise ValueError("data.source is 'glue' but data.glue_dir is not set; give --set data.glue_dir=FOLDER")
         if self.data.source == "files" and self.data.tasks_file is None:

@@ -73,7 +73,7 @@ def make_jobs(
         "prepare",
         "prepare",
         {
-            "data": config.data.model_dump(exclude={"glue_dir", "hub_dir", "tasks_file", "files_dir", "teacher_tasks"}),
+            "data": config.data.model_dump(exclude=_not_in_the_data(config)),
             "tasks": [_row(task) for task in tasks.values()],
             "tokenizer": config.model.tokenizer,
             "encoders": list(config.encoders),
@@ -271,6 +271,12 @@ def _is_untaught(name: str) -> bool:
     return any(
         name.startswith(student_name(variant, 0)[:-1]) for variant, taught in NEEDS_TEACHER.items() if not taught
     )
+
+
+def _not_in_the_data(config: Config) -> set[str]:
+    """Fields of `data` that change no example; `n_train_of` came later, and runs without it keep their keys."""
+    places = {"glue_dir", "hub_dir", "tasks_file", "files_dir", "teacher_tasks"}
+    return places if config.data.n_train_of else places | {"n_train_of"}
 
 
 def _train_part(train: TrainConfig) -> dict[str, Any]:

@@ -55,6 +55,7 @@ class DataConfig(Section):
     files_dir: str | None = Field(None, description="folder that its files lie in; none: the YAML's own folder")
     seed: int = Field(0, ge=0, description="draws the suite, the selection split and the row limits")
     n_train: int = Field(4000, ge=16, description="suite: training rows a task, selection split included")
+    n_train_of: dict[str, int] = Field({}, description="suite: n_train of single tasks, to make them of unequal size")
     n_dev: int = Field(1000, ge=8, description="suite: development examples a task")
     n_test: int = Field(2000, ge=8, description="suite: test examples a task")
     selection: float = Field(0.1, gt=0, description="carved from train for selecting: share (< 1) or rows (>= 1)")

@@ -24,6 +24,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::R
 STARTS = ("python -m", "cat ", "make ", "papermill ", "mkdir ", "streamlit ", "pip ", "jupyter ")
 SMALL = (*TINY, "data.tasks=[nli,paraphrase]", "multitask.dropouts=[0.1,0.2]", "distill.seeds=1")
 SET = " ".join(f"--set '{item}'" for item in SMALL)
+SET_OF_EXPERIMENT = " ".join(f"--set '{item}'" for item in SMALL if "distill.seeds" not in item)
 
 # Command -> what is put in the place of its words. Executed in this order, on one run.
 INSTEAD: dict[str, dict[str, str]] = {
@@ -48,6 +49,9 @@ INSTEAD: dict[str, dict[str, str]] = {
     # One cell, of which the base has everything; a real sweep runs in test_sweep, and is killed there.
     "python -m core sweep --run runs/x --out runs/sweep -p alpha=0,0.25,0.5,0.75,1 -p temperature=1,2,4 -p loss=kl "
     "--jobs 2": {"-p alpha=0,0.25,0.5,0.75,1 -p temperature=1,2,4 -p loss=kl": "-p alpha=0.3"},
+    "python -m core experiment controls --data-seeds 14": {
+        "controls --data-seeds 14": f"distilled --preset smoke --data-seeds 1 --seeds 1 {SET_OF_EXPERIMENT}"
+    },
     "python -m core run --preset controls --out runs/controls --set data.seed=2": {"--out": "--dry-run --out"},
     "python -m benchmarks.stages runs/demo": {"runs/demo": "runs/x"},
     "python -m core pretrain --text FILE --objective rtd --out encoders/small": {

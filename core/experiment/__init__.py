@@ -60,7 +60,9 @@ class Asked(NamedTuple):
     def command(self, name: str) -> str:
         words = [f"python -m core experiment {name}", f"--data-seeds {','.join(map(str, self.data_seeds))}"]
         words += [f"--seeds {self.seeds}"] + ([f"--preset {self.preset}"] if self.preset else [])
-        return " ".join([*words, *(f"--set '{item}'" for item in self.sets)])
+        # How many jobs run at a time changes nothing but the time.
+        sets = [item for item in self.sets if not item.startswith("runtime.workers=")]
+        return " ".join([*words, *(f"--set '{item}'" for item in sets)])
 
 
 def find_experiment(name: str) -> Experiment:

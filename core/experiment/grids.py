@@ -179,6 +179,24 @@ RTD = Experiment(
     against="without",
 )
 
+# The suite's tasks are all of one size, on which every sampler is the same; GLUE's are not.
+_UNEQUAL = "data.n_train_of={paraphrase: 2400, relevance: 2400, acceptability: 1200, similarity: 1200}"
+_SAMPLERS = {
+    f"proportional to size ({PAPERS})": ("proportional",),
+    "to its root": ("sqrt",),
+    "to its fifth root": ("temperature", "distill.sampling_temperature=5"),
+    "annealed from size to uniform": ("annealed",),
+    "uniform": ("uniform",),
+}
+SAMPLERS = Experiment(
+    "How tasks are mixed",
+    "Tasks of unequal size (4,200 training rows of two, 2,000 of two, 800 of two): does it help the student to see the "
+    "small tasks more often than their size asks for, in as many steps?",
+    tuple(Cell(label, sets=(f"distill.sampling={sampling}", *more)) for label, (sampling, *more) in _SAMPLERS.items()),
+    against=next(iter(_SAMPLERS)),
+    sets=(_UNEQUAL,),
+)
+
 SUITE_EXPERIMENTS = {
     "distilled": DISTILLED,
     "controls": CONTROLS,
@@ -186,6 +204,7 @@ SUITE_EXPERIMENTS = {
     "combining": COMBINING,
     "schedule": SCHEDULE,
     "targets": TARGETS,
+    "samplers": SAMPLERS,
     "rtd": RTD,
     "members": MEMBERS,
     "grid": GRID,

@@ -58,8 +58,8 @@ def how_found(findings: Findings) -> str:
     versions = about["versions"]
     return (
         f"`{about['command']}`; preset `{about['preset']}`, split *{about['split']}*. n = {draws}, {n_seeds} student "
-        f"seeds on each. {about['trainings']} trainings that took {minutes} minutes one by one, half of that with two "
-        f"jobs at a time; {about['machine']}, torch {versions['torch']}, code version {versions['code']}.\n\n"
+        f"seeds on each. {about['trainings']} trainings that took {minutes} min one by one, half of that two at a "
+        f"time; {about['machine']}, torch {versions['torch']}, code version {versions['code']}.\n\n"
         f"Numbers are x 100. {error}. Differences are to *{about['against']}*, paired by draw and seed; under two "
         "standard errors it is no difference. **Bold** survives Holm's correction at 5 % for all rows of its column."
     )
@@ -101,6 +101,15 @@ def task_table(findings: Findings, metric: str) -> str:
     return markdown(header, rows)
 
 
+def quoted(findings: Findings, table: str) -> str:
+    """A table by name, for a text that quotes it: `taught`, `untaught`, or the metric of a table of tasks."""
+    if table == "taught":
+        return means_table(findings, findings.tasks(taught=True), shown(findings))
+    if table == "untaught":
+        return means_table(findings, findings.tasks(taught=False), ("score",))
+    return task_table(findings, table)
+
+
 def mean_words(value: Nested) -> str:
     """ "53.5 ± 0.2"; a value of one training has no error."""
     told = f"{100 * value.mean:.1f}"
@@ -112,7 +121,7 @@ def difference_words(line: Line) -> str:
     difference = line.difference
     if difference is None:
         return ""
-    amount = f"{100 * difference.mean:+.1f}"
+    amount = f"{100 * difference.mean:+.1f}".replace("-0.0", "+0.0")
     if difference.df == 0:
         return f"{amount}, {line.verdict}"
     told = f"{amount} ± {100 * difference.se:.1f}".replace(" ", NBSP) + f", {line.verdict}"

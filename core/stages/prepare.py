@@ -69,8 +69,11 @@ def run(context: Context) -> dict[str, Any]:
 
 
 def generate_suite(config: Config) -> dict[str, pa.Table]:
-    data = config.data
-    return generate(data.tasks, seed=data.seed, n_train=data.n_train, n_dev=data.n_dev, n_test=data.n_test)
+    data, tables = config.data, dict[str, pa.Table]()
+    for task in data.tasks:
+        sizes = {"n_train": data.n_train_of.get(task, data.n_train), "n_dev": data.n_dev, "n_test": data.n_test}
+        tables |= generate([task], seed=data.seed, **sizes)  # what it makes of a task does not depend on the others
+    return tables
 
 
 def shape_table(config: Config, task: Task, table: pa.Table) -> pa.Table:
