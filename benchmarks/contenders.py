@@ -1,12 +1,13 @@
 """The four ways to train that `benchmarks.training` compares, on the same rows, encoder, optimiser and number type.
 
  - `darkroom`: this project's batches, encoder and step; one linear head a task, batches of one task;
+ - `darkroom_compiled`, on CUDA alone: the same with `runtime.compile`;
  - `trainer`: `transformers.Trainer` as it comes: shuffled rows, padded to the batch's longest, attention by SDPA;
  - `trainer_grouped`: the same with its sampler that groups rows by length;
  - `reference`: a plain loop as MT-DNN's code has it: one task a batch, shuffled, padded to the batch's longest, with a
    look at the loss after every step.
-All have AdamW fused (Trainer's default too), clipping at 1, a linear schedule, dropout 0.1, batch 32 and heads that
-read [CLS]. Rows are random token ids of GLUE's lengths: what they say does not matter for speed.
+All have AdamW fused (Trainer's default too), clipping at 1, a linear schedule, dropout 0.1, as many rows a batch and
+heads that read [CLS]. Rows are random token ids of GLUE's lengths: what they say does not matter for speed.
 
 Each contender is a process of its own, so that its peak memory is its own; the parent lets one run at a time.
 
@@ -30,6 +31,7 @@ from transformers import AutoConfig, AutoModel, PrinterCallback, Trainer, Traine
 
 from core.batching import TaskData, epoch_steps, make_batch, on_device
 from core.device import Device
+from core.graphs import bucketed
 from core.model import make_model
 from core.optim import clipped_step, learning_rate, make_optimizer, set_learning_rate
 from core.sections import TrainConfig
@@ -131,6 +133,8 @@ def darkroom(shape: Shape, datas: dict[str, TaskData], device: Device, train: Tr
             step = next(endless)
             batch = make_batch(datas[step.task], step.rows)
             n_tokens += len(batch.ids_T)
+            if device.compiles:
+                batch = bucketed(batch)
             with device.autocast():
                 logits_BC = model(step.task, batch).float()
             F.cross_entropy(logits_BC, datas[step.task].gold[torch.from_numpy(step.rows)]).backward()
@@ -283,15 +287,24 @@ CONTENDERS: dict[str, Callable[..., Callable[[int], tuple[int, float]]]] = {
     "trainer_grouped": lambda *arguments, folder: trainer(*arguments, grouped=True, folder=folder),
     "reference": lambda *arguments, folder: reference(*arguments),
     "darkroom": lambda *arguments, folder: darkroom(*arguments),
+    "darkroom_compiled": lambda shape, datas, device, train, folder: darkroom(
+        shape, datas, device._replace(compiles=True), train
+    ),
 }
 
 
+def contenders_on(device: torch.device) -> list[str]:
+    return [name for name in CONTENDERS if name != "darkroom_compiled" or device.type == "cuda"]
+
+
 # ---- a contender's process -----------------------------------------------------------------------------------------
-def serve(pipe: Any, name: str, shape: Shape, n_rows: int, device: Device, threads: int, folder: str) -> None:
+def serve(
+    pipe: Any, name: str, shape: Shape, n_rows: int, device: Device, threads: int, batch_size: int, folder: str
+) -> None:
     """Builds the contender, then answers each number of steps with (tokens, seconds, peak memory in bytes)."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    train = TrainConfig(batch_size=32, lr=5e-5)
+    train = TrainConfig(batch_size=batch_size, lr=5e-5)
     datas = task_data(glue_lengths(n_rows), device.device)
     run = CONTENDERS[name](shape, datas, device, train, folder=Path(folder))
     pipe.send("ready")

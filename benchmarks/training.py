@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.contenders import CONTENDERS, PlainModel, Shape, clock, serve
+from benchmarks.contenders import PlainModel, Shape, clock, contenders_on, serve
 from benchmarks.curves import draw_curves
 from benchmarks.scaling import passes, scaling
 from core.device import Device, resolve_device
@@ -51,6 +51,7 @@ LABELS = {
     "trainer_grouped": "Trainer, grouped by length",
     "reference": "plain loop, one task a batch, padded",
     "darkroom": "Darkroom",
+    "darkroom_compiled": "Darkroom, runtime.compile",
 }
 
 
@@ -59,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--dtype", default="auto", help="auto (by the rule of core/device), float32 or bfloat16")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of each contender")
+    parser.add_argument("--batch-size", type=int, default=32, help="rows a batch; a GPU is full at 1024 and more")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rows", type=int, default=16_384, help="rows in all, with GLUE's shares")
     parser.add_argument("--shapes", nargs="+", help="names of shapes, all of the device's when left out")
@@ -70,7 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         parser.error(f"no shape {', '.join(sorted(unknown))}; there are {', '.join(shapes)}")
     rows, rounds = (512, 2) if options.quick else (options.rows, options.rounds)
     torch.set_num_threads(options.threads)
-    found: dict[str, Any] = {"machine": machine(options.device, options.threads), "shapes": {}}
+    about = machine(options.device, options.threads) | {"batch_size": options.batch_size}
+    found: dict[str, Any] = {"machine": about, "shapes": {}}
     options.out.mkdir(parents=True, exist_ok=True)
     stem = f"training-{options.device.partition(':')[0]}" + ("-quick" if options.quick else "")
 
@@ -81,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     names = list(options.shapes or shapes)
     for name in names:
         device = resolve_device(options.device, options.dtype, hidden=shapes[name].hidden)
-        found["shapes"][name] = compare(shapes[name], device, rows, rounds, options.threads)
+        found["shapes"][name] = compare(shapes[name], device, rows, rounds, options.threads, options.batch_size)
         write()  # what is measured is kept, whatever comes
         print(f"{name}:\n{table({**found, 'shapes': {name: found['shapes'][name]}})}\n", flush=True)
     smallest = shapes[names[0]]
@@ -103,15 +106,15 @@ def machine(device: str, threads: int) -> dict[str, Any]:
     return about
 
 
-def compare(shape: Shape, device: Device, n_rows: int, rounds: int, threads: int) -> dict[str, Any]:
+def compare(shape: Shape, device: Device, n_rows: int, rounds: int, threads: int, batch_size: int) -> dict[str, Any]:
     """All contenders in turn, `rounds` times; a round before them warms up and does not count."""
     context = multiprocessing.get_context("spawn")
     pipes, processes = {}, []
     with tempfile.TemporaryDirectory() as folder:
-        for contender in CONTENDERS:
+        for contender in contenders_on(device.device):
             pipes[contender], theirs = context.Pipe()
             process = context.Process(
-                target=serve, args=(theirs, contender, shape, n_rows, device, threads, folder), daemon=True
+                target=serve, args=(theirs, contender, shape, n_rows, device, threads, batch_size, folder), daemon=True
             )
             process.start()
             processes.append(process)
@@ -143,7 +146,7 @@ def summary(of_shape: dict[str, Any]) -> dict[str, dict[str, float]]:
     rounds, found = of_shape["rounds"], {}
     # The best of all rounds: what else the machine did can only lower it.
     peak = max(of_round["gemm_flops"] for of_round in rounds)
-    for contender in CONTENDERS:
+    for contender in [name for name in LABELS if name in rounds[0]]:
         speeds = np.array([r[contender]["tokens"] / r[contender]["seconds"] for r in rounds])
         ratios = speeds / np.array([r["trainer"]["tokens"] / r["trainer"]["seconds"] for r in rounds])
         found[contender] = {
@@ -164,23 +167,24 @@ def table(found: dict[str, Any]) -> str:
     about = found["machine"]
     unit = "CPU seconds" if about["threads"] == 1 and "gpu" not in about else "seconds"
     lines = [
-        f"Batch 32, threads: {about['threads']}, {about.get('gpu', about.get('cpu'))}, torch {about['torch']}; medians "
-        f"of {n_rounds} interleaved rounds, {unit}. Ratio of real tokens a second to Trainer's default (range over "
-        "rounds), MFU, peak memory of the process.",
+        f"Batch {about.get('batch_size', 32)}, threads: {about['threads']}, {about.get('gpu', about.get('cpu'))}, "
+        f"torch {about['torch']}; medians of {n_rounds} interleaved rounds, {unit}. Ratio of real "
+        "tokens a second to Trainer's default (range over rounds), MFU, peak memory of the process.",
         "",
         "| | " + " | ".join(f"{name} {found['shapes'][name]['dtype']}" for name in summaries) + " |",
         "|---" * (len(summaries) + 1) + "|",
     ]
-    for contender, label in LABELS.items():
+    measured = [name for name in LABELS if name in next(iter(summaries.values()))]
+    for contender in measured:
         cells = [
             f"**{s[contender]['ratio']:.2f}** ({s[contender]['ratio_low']:.2f} to {s[contender]['ratio_high']:.2f}), "
             f"{s[contender]['mfu']:.2f}, {s[contender]['peak_memory'] / 2**30:.1f} GiB"
             for s in summaries.values()
         ]
-        lines.append(f"| {label} | " + " | ".join(cells) + " |")
+        lines.append(f"| {LABELS[contender]} | " + " | ".join(cells) + " |")
     speeds = [f"{s['darkroom']['tokens_per_second']:,.0f}" for s in summaries.values()]
     lines.append("| Darkroom, real tokens a second | " + " | ".join(speeds) + " |")
-    mean = {c: float(np.exp(np.mean([np.log(s[c]["ratio"]) for s in summaries.values()]))) for c in CONTENDERS}
+    mean = {c: float(np.exp(np.mean([np.log(s[c]["ratio"]) for s in summaries.values()]))) for c in measured}
     lines += ["", f"Geometric mean over the shapes: {mean['darkroom']:.2f} x Trainer's default, "
               f"{mean['darkroom'] / mean['trainer_grouped']:.2f} x Trainer grouped."]  # fmt: skip
     for name, of_pass in found.get("passes", {}).items():

@@ -90,7 +90,8 @@ def attend_packed(
     """Softmax(Q K^T scale) V within each sequence: keys and values (T, A, D). Queries and result are (T, A, D), or,
     with `k` queries a sequence, (B * k, A, D)."""
     n_sequences, longest = batch.shape
-    if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and dropout == 0:
+    is_half = query.dtype in (torch.float16, torch.bfloat16)
+    if query.is_cuda and is_half and dropout == 0 and not batch.is_bucketed:
         from torch.nn.attention.varlen import varlen_attn
 
         bounds = torch.arange(n_sequences + 1, device=query.device, dtype=torch.int32) * k if k else batch.bounds
@@ -100,7 +101,7 @@ def attend_packed(
         )  # fmt: skip
         assert isinstance(mixed, Tensor)  # a pair where the sums of exponentials are asked for too
         return mixed
-    if query.is_cuda or len(batch.groups) > MAX_GROUPS:
+    if query.is_cuda or batch.is_bucketed or len(batch.groups) > MAX_GROUPS:
         padded_query = query.unflatten(0, (n_sequences, k)) if k else batch.padded(query)
         q, key, value = (x.transpose(1, 2) for x in (padded_query, batch.padded(key), batch.padded(value)))
         mask = batch.inside_BL[:, None, None] if len(batch.groups) > 1 else None

@@ -48,6 +48,7 @@ class Batch(NamedTuple):
     place_T: Tensor  # in the padded (B * L,)
     groups: tuple[tuple[int, int], ...]
     rank_B: Tensor | None
+    is_bucketed: bool = False  # has fillers, for repeating shapes (core/graphs)
 
     @property
     def first_B(self) -> Tensor:

@@ -108,6 +108,11 @@ class Config(Section):
         for stage in ("pretrain", "multitask", "finetune", "distill"):
             check_sampling(stage, getattr(self, stage), self.data.tasks if stage in ("multitask", "distill") else ())
         check_used(self.distill, self.ensemble)
+        if self.runtime.compile and self.distill.rtd_weight:
+            raise ValueError(
+                f"runtime.compile is true and distill.rtd_weight is {self.distill.rtd_weight:g}, but replaced-token "
+                "detection reads batches as they are; use runtime.compile=false or distill.rtd_weight=0"
+            )
         return self
 
     @property

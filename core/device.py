@@ -25,6 +25,7 @@ class Device(NamedTuple):
     device: torch.device
     dtype: torch.dtype
     reason: str
+    compiles: bool = False  # trains the encoder as CUDA graphs (core/graphs)
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self.dtype == torch.float32:
@@ -32,9 +33,10 @@ class Device(NamedTuple):
         return torch.autocast(self.device.type, dtype=self.dtype)
 
 
-def resolve_device(device: str, dtype: str, *, hidden: int) -> Device:
-    """`auto` takes CUDA, else MPS, else the CPU. Raises `ValueError` for a device that this machine does not have;
-    never falls back in silence. `hidden` is the encoder's width, which decides about bfloat16 on a CPU."""
+def resolve_device(device: str, dtype: str, *, hidden: int, compiles: bool = False) -> Device:
+    """`auto` takes CUDA, else MPS, else the CPU. Raises `ValueError` for a device that this machine does not have, and
+    for `compiles` on another than CUDA; never falls back in silence. `hidden` is the encoder's width, which decides
+    about bfloat16 on a CPU."""
     if device == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
         why = f"{name}: the first of cuda, mps, cpu that this machine has"
@@ -49,11 +51,16 @@ def resolve_device(device: str, dtype: str, *, hidden: int) -> Device:
         raise ValueError(f"runtime.device is '{name}', but torch sees no such device here; use runtime.device=auto")
     if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"runtime.device is '{name}', but there are {torch.cuda.device_count()} CUDA devices")
+    if compiles and resolved.type != "cuda":
+        raise ValueError(
+            f"runtime.compile is true, but the device is '{resolved}'; CUDA graphs need a GPU, and on a CPU compiling "
+            "gave nothing (LOG.md). Use runtime.compile=false"
+        )
     if dtype == "auto":
         pays, rule = _bfloat16_pays(resolved, hidden)
         chosen = torch.bfloat16 if pays else torch.float32
-        return Device(resolved, chosen, f"{why}; {str(chosen).removeprefix('torch.')}: {rule}")
-    return Device(resolved, getattr(torch, dtype), f"{why}; {dtype}: as asked")
+        return Device(resolved, chosen, f"{why}; {str(chosen).removeprefix('torch.')}: {rule}", compiles)
+    return Device(resolved, getattr(torch, dtype), f"{why}; {dtype}: as asked", compiles)
 
 
 def _bfloat16_pays(device: torch.device, hidden: int) -> tuple[bool, str]:

@@ -20,6 +20,7 @@ from core.attention import replace_dropouts
 from core.batching import Batch
 from core.encoder import encode, make_encoder
 from core.files import read_json, sync, told, write_json
+from core.graphs import encode_bucketed
 from core.heads import SanHead, make_head
 from core.tasks import Task
 
@@ -35,7 +36,8 @@ class MultiTaskModel(nn.Module):
 
     def forward(self, task: str, batch: Batch) -> Tensor:
         head = self.heads[head_key(task)]
-        return head(encode(self.encoder, batch, first_only=not isinstance(head, SanHead)), batch)
+        run = encode_bucketed if batch.is_bucketed else encode
+        return head(run(self.encoder, batch, first_only=not isinstance(head, SanHead)), batch)
 
     def answers(self, tasks: Iterable[str], batch: Batch) -> dict[str, Tensor]:
         """What the heads of several tasks say about the same sequences, on one pass of the encoder."""

@@ -324,7 +324,7 @@ def count_workers(config: Config, tasks: dict[str, Task], device_type: str) -> i
 def _start_workers(run: Run, config: Config, tasks: dict[str, Task], progress: Progress, n_most: int | None) -> Workers:
     from core.device import resolve_device
 
-    device = resolve_device(config.runtime.device, "float32", hidden=0)
+    device = resolve_device(config.runtime.device, "float32", hidden=0, compiles=config.runtime.compile)
     n = n_most or count_workers(config, tasks, device.device.type)
     progress.note(f"{device.reason.partition(';')[0]}; {n} job{'s' if n > 1 else ''} at a time")
     return Workers(n, progress.event, folder=run.path)

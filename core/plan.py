@@ -68,6 +68,8 @@ def make_jobs(
         "threads": config.runtime.threads,
         "model": _model_part(config),
     }
+    if config.runtime.compile:  # other kernels, other rounding
+        common["compile"] = True
     start_of = {encoder: (name,) for encoder, name in config.pretrained.items()}
     add(
         "prepare",

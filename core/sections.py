@@ -226,6 +226,7 @@ class EvaluateConfig(Section):
 class RuntimeConfig(Section):
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps")
     dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="autocast type in training and passes")
+    compile: bool = Field(False, description="CUDA: trains encoders as graphs over bucketed shapes, for small models")
     workers: int = Field(0, ge=0, description="jobs side by side; 0: one a core on the CPU, one on an accelerator")
     threads: int = Field(1, ge=1, description="CPU threads a job; results are bitwise equal for equal threads")
     checkpoint_seconds: float = Field(60.0, ge=0, description="time between checkpoints of a training")

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from core.batching import Batch, Step, TaskData, epoch_steps, make_batch
 from core.device import Device
+from core.graphs import bucketed
 from core.optim import clipped_step, learning_rate, make_optimizer, set_learning_rate
 from core.sections import TrainConfig
 from core.speed import Speed
@@ -97,6 +98,8 @@ def train_model(
             batch = make_batch(datas[step.task], step.rows)
             speed.waiting_seconds += time.perf_counter() - asked
             speed.tokens += len(batch.ids_T)
+            if device.compiles:
+                batch = bucketed(batch)
             with device.autocast():
                 logits_BC = model(step.task, batch).float()
                 extra = {} if auxiliary is None else {"auxiliary": auxiliary(batch).float()}

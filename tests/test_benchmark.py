@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from benchmarks import stages
-from benchmarks.contenders import CONTENDERS, GLUE_LENGTHS, Shape, collate, glue_lengths, plain_rows, task_data
+from benchmarks.contenders import GLUE_LENGTHS, Shape, collate, contenders_on, glue_lengths, plain_rows, task_data
 from benchmarks.training import LABELS, main, summary, table
 
 
@@ -45,12 +45,13 @@ def test_quick_measures_all_and_writes_results(tmp_path: Path, capsys: pytest.Ca
     (of_shape,) = found["shapes"].values()
     assert len(of_shape["rounds"]) == 2
     for of_round in of_shape["rounds"]:
-        assert set(of_round) == {*CONTENDERS, "gemm_flops"}
-        assert all(of_round[name]["tokens"] > 0 and of_round[name]["peak_memory"] > 2**20 for name in CONTENDERS)
+        contenders = contenders_on(torch.device("cpu"))
+        assert set(of_round) == {*contenders, "gemm_flops"}
+        assert all(of_round[name]["tokens"] > 0 and of_round[name]["peak_memory"] > 2**20 for name in contenders)
     assert summary(of_shape)["trainer"]["ratio"] == 1.0
     written = (tmp_path / "training-cpu-quick.md").read_text()
     assert written.strip() == table(found)
-    assert all(label in written for label in LABELS.values())
+    assert all((LABELS[name] in written) == (name in contenders) for name in LABELS)
     assert set(found["scaling"]) == {"rows", "length", "batch size", "members"}
     drawing = xml.etree.ElementTree.parse(tmp_path / "training-cpu-quick.svg").getroot()
     assert len(list(drawing.iter("{http://www.w3.org/2000/svg}polyline"))) == 4
@@ -86,3 +87,34 @@ def test_a_runs_time_is_shared_out_among_its_stages() -> None:
     assert "| prepare | 1 | 2.0 | 0.0 | 0.0 |  |  |  |" in text
     assert "| multitask | 2 | 20.0 | 16.0 | 1.0 | 125 | 2.0 % | 0.50 |" in text
     assert "| **all** | 3 | 22.0 | 16.0 | 1.0 | 125 | 2.0 % | 0.50 |" in text
+
+
+def test_a_gpu_compares_compiled_graphs_too() -> None:
+    assert set(contenders_on(torch.device("cuda"))) - set(contenders_on(torch.device("cpu"))) == {"darkroom_compiled"}
+    assert set(LABELS) == set(contenders_on(torch.device("cuda")))
+
+
+def test_quality_compares_with_transformers_own_training(tmp_path: Path) -> None:
+    """Within `plain`, a member is trained by other code: padded, with torch's dropout and optimiser."""
+    import core.encoder
+    import core.train
+    from benchmarks.quality import plain, scores
+
+    few = ["data.n_train=80", "data.n_dev=16", "data.n_test=16", "data.selection=16"]
+    ours = scores(tmp_path / "darkroom", few, preset="smoke", seeds=1)
+    seen = []
+    with plain():
+        make = core.train.make_optimizer
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(
+                core.train, "make_optimizer", lambda model, train: (seen.append(model), make(model, train))[1]
+            )
+            theirs = scores(tmp_path / "plain", few, preset="smoke", seeds=1)
+    assert core.encoder.BERT_LIKE
+    (model,) = seen
+    kinds = {type(module) for module in model.modules()}
+    assert torch.nn.Dropout in kinds
+    assert "core.attention" not in {kind.__module__ for kind in kinds}
+    assert model.encoder.config._attn_implementation == "sdpa"
+    assert {name: len(of) for name, of in ours.items()} == {name: len(of) for name, of in theirs.items()}
+    assert ours != theirs

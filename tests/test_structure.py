@@ -24,8 +24,8 @@ ORDER = """
     combining targets selection synthetic files locks store
     plan checksums report submission views status plots refit findings
     ---- above this line: no torch ----
-    readers columns data telling_tasks device tokens batching losses heads attention encoder model optim speed predict
-    train rtd pretrain stages workers progress pipeline cost importing ask streams answering exported
+    readers columns data telling_tasks device tokens batching losses heads attention encoder graphs model optim speed
+    predict train rtd pretrain stages workers progress pipeline cost importing ask streams answering exported
     card export notebook notebooks sweep experiment endings cli __main__
 """
 NO_TORCH, BELOW = (part.split() for part in ORDER.split("---- above this line: no torch ----"))

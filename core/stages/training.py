@@ -33,7 +33,7 @@ def job_device(context: Context, encoder: str) -> Device:
     """Device and number type of this job; also sets the job's CPU threads."""
     torch.set_num_threads(context.config.runtime.threads)
     runtime, width = context.config.runtime, config_of(encoder, None).hidden_size
-    return resolve_device(runtime.device, runtime.dtype, hidden=width)
+    return resolve_device(runtime.device, runtime.dtype, hidden=width, compiles=runtime.compile)
 
 
 def job_tokenizer(context: Context, encoder: str) -> Any:
