@@ -30,6 +30,7 @@ PAGES = [
     ("calibration", "Calibration", "target", "Is it as sure as it is right, and whose doubts does it inherit?"),
     ("try_it", "Try it", "edit_note", "What do teachers and students say about your own text?"),
     ("runs", "Runs", "list_alt", "How did a run go, and what sets two runs apart?"),
+    ("experiments", "Experiments", "table_chart", "What holds over several draws of the data and many students?"),
 ]
 
 # The emoji is the favicon: an icon of a page would be fetched from outside.
@@ -60,7 +61,7 @@ with header.container(width="stretch", gap=None):
     st.title(page.title, anchor=False)
     st.caption(question)
 # Runs are about no task and no split: one selector.
-state.begin(header.container(horizontal=True, width=190 if page.title == "Runs" else 560, gap="small"))
+state.begin(header.container(horizontal=True, width=190 if page.title in ("Runs", "Experiments") else 560, gap="small"))
 try:
     page.run()
 except Exception:

@@ -40,6 +40,7 @@ PAGES = {
     "Calibration": "calibration",
     "Try it": "try_it",
     "Runs": "runs",
+    "Experiments": "experiments",
 }
 
 # The script has ended, nothing is a placeholder, and every chart has been drawn.

@@ -21,7 +21,7 @@ ENTRY = Path(__file__).resolve().parents[1] / "app" / "streamlit_app.py"
 TITLES = {
     "overview": "Overview", "explore": "Explore", "example": "Example", "loss_lab": "Loss lab",
     "ensemble": "Ensemble", "dark_knowledge": "Dark knowledge", "calibration": "Calibration", "try_it": "Try it",
-    "runs": "Runs",
+    "runs": "Runs", "experiments": "Experiments",
 }  # fmt: skip
 VIEWS = {
     "loss_lab": ("one", "all", "refit"),

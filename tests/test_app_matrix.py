@@ -23,11 +23,13 @@ from core.store import write_json
 
 # (page, view) of all that can be opened.
 LOOKS = [(page, view) for page in TITLES for view in VIEWS.get(page, ("",))]
-ABOUT_A_TASK = [page for page in TITLES if page != "runs"]
+ABOUT_A_RUN = [page for page in TITLES if page != "experiments"]
+ABOUT_A_TASK = [page for page in ABOUT_A_RUN if page != "runs"]
 SAID = (
     "Not defined here", "No results yet", "No scores to", "Nothing to fit", "Nothing to draw", "Nobody has been asked",
     "Nobody to ask", "weights were deleted", "Nobody has said anything", "No log", "No config", "No loss was logged",
     "Nothing has been run", "No task with classes", "No such number here", "No examples yet",
+    "No experiments yet",
 )  # fmt: skip
 
 
@@ -126,7 +128,7 @@ def test_a_run_that_was_stopped(smoke: Finished, tmp_path: Path, monkeypatch: py
 def test_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for folder in (tmp_path / "not_there", tmp_path):
         app = opened(folder, monkeypatch)
-        for page in TITLES:
+        for page in ABOUT_A_RUN:
             look(app, page)
             assert "No runs yet" in words(app)
             assert app.code[0].value == f"python -m core run --preset demo --out {folder / 'demo'}"
@@ -144,7 +146,7 @@ DAMAGES = {
 def test_a_damaged_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str) -> None:
     DAMAGES[damage](write_toy(tmp_path / "toy").run.manifest_path)
     app = opened(tmp_path, monkeypatch)
-    for page in TITLES:
+    for page in ABOUT_A_RUN:
         look(app, page, run="toy")
         assert "This run cannot be shown" in words(app)
         assert damage in words(app)

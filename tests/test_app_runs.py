@@ -1,4 +1,6 @@
-"""The pages runs and try_it: four views of a run, two configs side by side, and models that answer a person's text."""
+"""The pages runs, try_it and experiments: four views of a run, two configs side by side, models that answer a person's
+text, and what grids over draws of the data found.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,8 @@ from pathlib import Path
 import pytest
 from conftest import Finished, copy_of
 from looking import BROKEN, charts, look, opened, sound, words
-from test_app import toys
+from test_app import NASTY, toys
+from test_findings import made_up
 from test_views_toy import write_toy
 
 
@@ -70,3 +73,30 @@ def test_weights_that_were_deleted(smoke: Finished, monkeypatch: pytest.MonkeyPa
     assert app.code[0].value.startswith("python -m core run --out")
     for page in ("overview", "explore", "example", "runs"):
         assert not any(text in words(look(app, page, run="run", task="nli")) for text in BROKEN)
+
+
+# ---- experiments ---------------------------------------------------------------------------------------------------
+def test_experiments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The figure and the tables of the file, hostile text as text, and nothing of what lies outside."""
+    app = opened(tmp_path, monkeypatch, "experiments")
+    assert "No experiments yet" in words(app)
+    assert app.code[0].value.startswith("python -m core experiment")
+    (tmp_path / "runs" / "results").mkdir(parents=True)
+    (tmp_path / "outside").mkdir()
+    made_up(tmp_path / "runs" / "results", question=NASTY)
+    made_up(tmp_path / "outside")
+    (tmp_path / "runs" / "results" / "away.parquet").symlink_to(tmp_path / "outside" / "toy.parquet")
+    app = opened(tmp_path / "runs", monkeypatch, "experiments", of="nli")
+    assert app.selectbox[0].options == ["toy"]
+    assert NASTY in words(app)
+    assert len(charts(app)) == 1
+    means, untaught, nli = (table.value for table in app.dataframe)
+    assert list(means["cell"]) == ["alone", "taught", "noise", "ensemble"]
+    assert means["accuracy: difference"][1].endswith("better")
+    assert "no difference" in untaught["score: difference"][1]
+    assert nli["score"][1] == means["accuracy"][1]
+
+
+def test_an_experiment_that_is_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made_up(tmp_path, about={"title": "half"})
+    assert "its metadata lack" in words(opened(tmp_path, monkeypatch, "experiments"))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from core.comparisons import holm, nested_mean
-from core.findings import Findings, found_in, lines, read_findings, write_findings
+from core.findings import found_in, lines, read_findings, write_findings
 from core.findings.drawing import figure
 from core.findings.pages import page, quoted
 from core.plots.style import alt_text
@@ -72,7 +72,9 @@ def test_holm() -> None:
 
 
 # ---- what is said --------------------------------------------------------------------------------------------------
-def made_up(tmp_path: Path, *, draws: int = 3) -> Findings:
+def made_up(
+    tmp_path: Path, *, draws: int = 3, question: str = "Is it better?", about: dict[str, Any] | None = None
+) -> Path:
     """Two tasks; `taught` beats `alone` by 4 +- a little in accuracy on nli alone, and `noise` differs from seed to
     seed."""
     rng = np.random.default_rng(1)
@@ -87,9 +89,9 @@ def made_up(tmp_path: Path, *, draws: int = 3) -> Findings:
                     value = base + jitter + gain * (task == "nli")
                     row = {"data_seed": draw, "seed": seed, "cell": cell, "model": f"{cell}-{seed}", "task": task}
                     rows.append({"experiment": "toy", **row, "metric": metric, "value": value})
-    about = {
+    about = about or {
         "title": "A toy",
-        "question": "Is it better?",
+        "question": question,
         "against": "alone",
         "cells": [{"label": cell, "group": "kd", "sets": [], "is_student": cell != "ensemble"} for cell in gains],
         "tasks": {"nli": True, "similarity": False},
@@ -104,11 +106,11 @@ def made_up(tmp_path: Path, *, draws: int = 3) -> Findings:
         "versions": {"core": "0", "torch": "0", "code": 4},
     }
     write_findings(tmp_path / "toy.parquet", rows, about)
-    return read_findings(tmp_path / "toy.parquet")
+    return tmp_path / "toy.parquet"
 
 
 def test_lines(tmp_path: Path) -> None:
-    found = {line.cell: line for line in lines(made_up(tmp_path), ["nli"], "accuracy")}
+    found = {line.cell: line for line in lines(read_findings(made_up(tmp_path)), ["nli"], "accuracy")}
     assert list(found) == ["alone", "taught", "noise", "ensemble"]
     taught = found["taught"]
     assert taught.verdict == "better"
@@ -125,18 +127,18 @@ def test_lines(tmp_path: Path) -> None:
 
 
 def test_the_page_says_it(tmp_path: Path) -> None:
-    text = page(made_up(tmp_path))
+    text = page(read_findings(made_up(tmp_path)))
     assert "n = 3 draws of the data (data.seed 0, 1, 2), 5 student seeds on each" in text
     assert re.search(r"\| taught \| 6\d\.\d\s±\s\d+\.\d \| \*\*\+[34]\.\d\s±\s0\.\d, better\*\* \|", text)
     assert re.search(r"\| noise \| \S+\s±\s\S+ \| [+-]\d+\.\d\s±\s\d+\.\d, no difference \|", text)
     assert "## Tasks without a teacher: similarity" in text
-    one = page(made_up(tmp_path, draws=1))
+    one = page(read_findings(made_up(tmp_path, draws=1)))
     assert "n = 1 draw of the data" in one
     assert "says nothing about another draw" in one
 
 
 def test_the_figure_shows_it(tmp_path: Path) -> None:
-    fig = figure(made_up(tmp_path))
+    fig = figure(read_findings(made_up(tmp_path)))
     (trace,) = fig.data
     assert trace.name == "accuracy (better: right)"
     assert list(trace.x) == pytest.approx([4.0, 0.0], abs=10)

@@ -36,6 +36,9 @@ SCHEMA = pa.schema(
 )
 METRICS = ("score", "accuracy", "kl_truth", "kl_humans", "ece", "nll")
 ABOUT = b"about"
+# What is read of it here and by whoever shows it.
+NEEDED = {"title", "question", "against", "cells", "tasks", "split", "preset", "data_seeds", "seeds", "command"}
+NEEDED |= {"trainings", "job_seconds", "machine", "versions"}
 ALPHA = 0.05
 
 
@@ -75,6 +78,8 @@ def read_findings(path: Path) -> Findings:
         table = pq.read_table(path)
         about = json.loads((table.schema.metadata or {})[ABOUT])
         rows = table.select(SCHEMA.names).to_pylist()
+        if missing := NEEDED - about.keys():
+            raise ValueError(f"its metadata lack {', '.join(sorted(missing))}")
     except (OSError, pa.ArrowException, KeyError, ValueError) as error:
         raise ValueError(
             f"{path} is no result of an experiment ({error}); `python -m core experiment` writes them"

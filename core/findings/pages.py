@@ -25,7 +25,8 @@ SHOWN = ("accuracy", "kl_truth", "kl_humans", "ece")
 def page(findings: Findings) -> str:
     """All of it: question, how it was found, tables, where the scores are."""
     about, name = findings.about, findings.name
-    parts = [f"# {about['title']}", about["question"], how_found(findings)]
+    correction = " **Bold** survives Holm's correction at 5 % for all rows of its column."
+    parts = [f"# {about['title']}", about["question"], how_found(findings) + correction]
     if taught := findings.tasks(taught=True):
         parts += [f"## Tasks with a teacher: {', '.join(taught)}", means_table(findings, taught, shown(findings))]
     if others := findings.tasks(taught=False):
@@ -61,7 +62,7 @@ def how_found(findings: Findings) -> str:
         f"seeds on each. {about['trainings']} trainings that took {minutes} min one by one, half of that two at a "
         f"time; {about['machine']}, torch {versions['torch']}, code version {versions['code']}.\n\n"
         f"Numbers are x 100. {error}. Differences are to *{about['against']}*, paired by draw and seed; under two "
-        "standard errors it is no difference. **Bold** survives Holm's correction at 5 % for all rows of its column."
+        "standard errors it is no difference."
     )
 
 
@@ -118,14 +119,23 @@ def mean_words(value: Nested) -> str:
 
 def difference_words(line: Line) -> str:
     """ "**+2.8 ± 0.5, better**", not bold where the correction takes it back."""
+    told = _difference(line)
+    return f"**{told}**" if line.survives and line.verdict not in ("no difference", "one seed") else told
+
+
+def difference_in_words(line: Line) -> str:
+    """The same without bold: "+2.8 ± 0.5, better (not after correction)"."""
+    taken_back = line.verdict in ("better", "worse") and not line.survives
+    return _difference(line) + " (not after correction)" * taken_back
+
+
+def _difference(line: Line) -> str:
     difference = line.difference
     if difference is None:
         return ""
     amount = f"{100 * difference.mean:+.1f}".replace("-0.0", "+0.0")
-    if difference.df == 0:
-        return f"{amount}, {line.verdict}"
-    told = f"{amount} ± {100 * difference.se:.1f}".replace(" ", NBSP) + f", {line.verdict}"
-    return f"**{told}**" if line.survives and line.verdict != "no difference" else told
+    error = "" if difference.df == 0 else f"{NBSP}±{NBSP}{100 * difference.se:.1f}"
+    return f"{amount}{error}, {line.verdict}"
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -19,6 +19,7 @@ from core.views.table import TaskTable, load_table
 
 TITLES = (
     *("Overview", "Explore", "Example", "Loss lab", "Ensemble", "Dark knowledge", "Calibration", "Try it", "Runs"),
+    "Experiments",
 )
 PLACE = {"run": "smoke", "task": "nli", "split": "test"}
 OF_FILTER = re.compile(r"^([\d,]+) of ([\d,]+) examples")
