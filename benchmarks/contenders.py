@@ -151,15 +151,15 @@ def darkroom(shape: Shape, datas: dict[str, TaskData], device: Device, train: Tr
 class PlainModel(nn.Module):
     """The same encoder as transformers makes it, and a linear head on [CLS]."""
 
-    def __init__(self, shape: Shape):
+    def __init__(self, shape: Shape, *, dropout: float = DROPOUT):
         super().__init__()
         sizes = {"num_hidden_layers": shape.layers, "hidden_size": shape.hidden, "num_attention_heads": shape.heads}
         self.config = AutoConfig.for_model(
             "bert", **sizes, intermediate_size=4 * shape.hidden, max_position_embeddings=2 * LONGEST,
-            vocab_size=VOCABULARY, hidden_dropout_prob=DROPOUT, attention_probs_dropout_prob=DROPOUT,
+            vocab_size=VOCABULARY, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout,
         )  # fmt: skip
         self.encoder = AutoModel.from_config(self.config, add_pooling_layer=False)
-        self.dropout, self.out = nn.Dropout(DROPOUT), nn.Linear(shape.hidden, N_CLASSES)
+        self.dropout, self.out = nn.Dropout(dropout), nn.Linear(shape.hidden, N_CLASSES)
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor, labels: Tensor

@@ -118,3 +118,24 @@ def test_quality_compares_with_transformers_own_training(tmp_path: Path) -> None
     assert model.encoder.config._attn_implementation == "sdpa"
     assert {name: len(of) for name, of in ours.items()} == {name: len(of) for name, of in theirs.items()}
     assert ours != theirs
+
+
+def test_what_a_step_keeps_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A layer's count by hand: what a product, a norm, an activation and attention save, bfloat16 but where noted."""
+    from benchmarks import memory
+
+    shape = Shape(2, 64, 4, steps=1)
+    found = memory.of_step(shape, 4_000, counted_tokens=500)
+    packed, padded = found["packed"], found["padded"]
+    assert abs(packed.tokens / 4_000 - 1) < 0.05
+    assert padded.tokens > 2 * packed.tokens
+    assert packed.parameters == padded.parameters > 0
+    a_token = 2**30 * packed.activations / packed.tokens / shape.hidden
+    # Four products' inputs (one of them 4 H wide), q, k, v and the mixture, GELU's input, two norms' inputs in float32:
+    # some 50 bytes an entry and layer. An order of magnitude less or more would be a wrong count.
+    assert 60 < a_token < 200
+    one = memory.of_step(shape._replace(layers=1), 4_000, counted_tokens=500)["packed"]
+    deep = memory.of_step(shape._replace(layers=3), 4_000, counted_tokens=500)["packed"]
+    np.testing.assert_allclose(deep.activations - packed.activations, packed.activations - one.activations, rtol=1e-6)
+    wide = memory.of_step(shape, 8_000, counted_tokens=500)["packed"]
+    assert abs(wide.activations / wide.tokens / (packed.activations / packed.tokens) - 1) < 0.1

@@ -6,11 +6,13 @@ Processes are forked from a server that has imported torch once: most of the tim
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -59,6 +61,10 @@ def start(arguments: Sequence[str], said: Path, point: Point | None = None, coun
     `counts` it writes there how often each point came by."""
     child = FORK.Process(target=_run, args=(list(arguments), said, point, counts))
     child.start()
+    # Until it leads its group there is none to kill: on a busy machine that can take longer than a short stage.
+    with contextlib.suppress(ProcessLookupError):
+        while child.is_alive() and os.getpgid(child.pid or 0) != child.pid:
+            time.sleep(0.001)
     return child
 
 
