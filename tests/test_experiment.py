@@ -21,6 +21,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from core.cli import app
+from core.config import resolve_tasks
 from core.experiment import Asked, configs_of, models_of, run_experiment
 from core.experiment.grids import EXPERIMENTS
 from core.findings import read_findings
@@ -67,14 +68,15 @@ def test_every_grid_can_be_run(name: str) -> None:
     experiment = EXPERIMENTS[name]
     labels = [cell.label for cell in experiment.cells]
     assert len(set(labels)) == len(labels)
-    assert experiment.against in labels
+    assert {cell.against or experiment.against for cell in experiment.cells} <= set(labels)
     configs = configs_of(experiment, Asked((11,), 5), 11)
     assert sum(len(cells) for _, cells in configs.values()) == len(labels)
     for config, cells in configs.values():
         assert (config.data.seed, config.seed, config.distill.seeds) == (11, 11, 5)
         for cell in cells:
-            n = {"single": len(config.multitask.members), "ensemble": 1}.get(cell.group, 5)
-            assert len(models_of(cell, config, config.data.tasks[0])) == n
+            n = {"single": len(config.multitask.members), "ensemble": 1, "teachers": 3}.get(cell.group, 5)
+            task = next(task for task in resolve_tasks(config).values() if task.has_teacher)
+            assert len(models_of(cell, config, task, ["mt-1", "mt-2", "mt-3"])) == n
 
 
 def test_what_is_common_is_trained_once(out: Path) -> None:

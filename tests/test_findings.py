@@ -93,7 +93,7 @@ def made_up(
         "title": "A toy",
         "question": question,
         "against": "alone",
-        "cells": [{"label": cell, "group": "kd", "sets": [], "is_student": cell != "ensemble"} for cell in gains],
+        "cells": [{"label": cell, "group": "kd", "sets": [], "is_student": True, "against": "alone"} for cell in gains],
         "tasks": {"nli": True, "similarity": False},
         "split": "test",
         "preset": "demo",
@@ -122,7 +122,7 @@ def test_lines(tmp_path: Path) -> None:
     assert found["noise"].verdict == "no difference"
     assert not found["noise"].survives
     assert found["alone"].difference is None
-    assert found["ensemble"].difference is None, "an ensemble is no student of a seed"
+    assert found["ensemble"].difference is None, "one value a draw has no partner among five"
     assert found["ensemble"].value.n_seeds == 1
 
 

@@ -26,17 +26,17 @@ from rich.console import Console
 from core.config import Config, resolve_tasks
 from core.experiment.grids import EXPERIMENTS, Cell, Experiment
 from core.experiment.sharing import adopt, is_finished, jobs_of
-from core.files import atomic
+from core.files import atomic, read_json
 from core.findings import METRICS, read_findings, write_findings
 from core.findings.pages import page
 from core.locks import locked
 from core.pipeline import run_pipeline
-from core.plan import CODE_VERSION, TRAINING_STAGES, ensemble_name, student_groups
+from core.plan import CODE_VERSION, TRAINING_STAGES, ensemble_name, student_groups, teacher_name
 from core.presets import load_config
 from core.progress import Progress
 from core.sections import NEEDS_TEACHER
 from core.store import Run
-from core.tasks import did_you_mean
+from core.tasks import Task, did_you_mean
 
 # What no result depends on and every run would pay for: curves of the training rows, and intervals over examples, where
 # the spread over draws and seeds is what is told.
@@ -144,8 +144,9 @@ def write_results(name: str, experiment: Experiment, out: Path, asked: Asked) ->
         for folder, (config, cells) in configs_of(experiment, asked, draw).items():
             run = _run(out, name, draw, folder)
             scores = _scores(run, config)
+            chosen = read_json(run.path / "selection.json")["chosen"]
             for cell in cells:
-                for row in _of_cell(cell, config, scores):
+                for row in _of_cell(cell, config, chosen, scores):
                     rows.append({"experiment": name, "data_seed": draw, "cell": cell.label, **row})
     path = out / f"{name}.parquet"
     write_findings(path, rows, about(name, experiment, out, asked))
@@ -163,22 +164,26 @@ def _scores(run: Run, config: Config) -> dict[tuple[str, str], dict[str, float]]
     return found
 
 
-def _of_cell(cell: Cell, config: Config, scores: Mapping[tuple[str, str], Mapping[str, float]]) -> list[dict[str, Any]]:
+def _of_cell(
+    cell: Cell, config: Config, chosen: Sequence[str], scores: Mapping[tuple[str, str], Mapping[str, float]]
+) -> list[dict[str, Any]]:
     rows = []
-    for task in resolve_tasks(config):
-        for model, seed in models_of(cell, config, task):
-            for metric, value in scores[model, task].items():
-                rows.append({"seed": seed, "model": model, "task": task, "metric": metric, "value": value})
+    for task in resolve_tasks(config).values():
+        for model, seed in models_of(cell, config, task, chosen):
+            for metric, value in scores[model, task.name].items():
+                rows.append({"seed": seed, "model": model, "task": task.name, "metric": metric, "value": value})
     return rows
 
 
-def models_of(cell: Cell, config: Config, task: str) -> Sequence[tuple[str, int | None]]:
-    """The models that a cell shows on a task, with a student's seed."""
+def models_of(cell: Cell, config: Config, task: Task, chosen: Sequence[str]) -> Sequence[tuple[str, int | None]]:
+    """The models that a cell shows on a task, with a student's seed. `chosen` are the members that were kept."""
     if cell.group == "single":
         return [(member, None) for member in config.multitask.members]
+    if cell.group == "teachers":
+        return [(teacher_name(member, task.name), None) for member in chosen] if task.has_teacher else []
     if cell.group == "ensemble":
         return [(ensemble_name(config.ensemble.strategy), None)]
-    return [(model, seed) for seed, model in enumerate(student_groups(config, task)[cell.group])]
+    return [(model, seed) for seed, model in enumerate(student_groups(config, task.name)[cell.group])]
 
 
 def about(name: str, experiment: Experiment, out: Path, asked: Asked) -> dict[str, Any]:
@@ -198,7 +203,8 @@ def about(name: str, experiment: Experiment, out: Path, asked: Asked) -> dict[st
         "question": experiment.question,
         "against": experiment.against,
         "cells": [
-            {"label": cell.label, "group": cell.group, "sets": cell.sets, "is_student": is_student(cell)}
+            {"label": cell.label, "group": cell.group, "sets": cell.sets, "is_student": cell.is_student}
+            | {"against": cell.against or (experiment.against if cell.is_student else None)}
             for cell in experiment.cells
         ],
         "tasks": {task.name: task.has_teacher for task in resolve_tasks(first).values()},
@@ -212,7 +218,3 @@ def about(name: str, experiment: Experiment, out: Path, asked: Asked) -> dict[st
         "machine": f"{os.cpu_count()} cores ({platform.machine()}), one thread a job",
         "versions": {"core": metadata.version("darkroom"), "torch": metadata.version("torch"), "code": CODE_VERSION},
     }
-
-
-def is_student(cell: Cell) -> bool:
-    return cell.group not in ("single", "ensemble")

@@ -15,12 +15,18 @@ from core.sections import NATURAL_STRATEGY
 
 
 class Cell(NamedTuple):
-    """`group`: students as core/plan calls them (`hard`, `kd`, `kd-g2`), or `single` (the members), or `ensemble`.
-    `sets` are overrides, as `--set` takes them."""
+    """`group`: students as core/plan calls them (`hard`, `kd`, `kd-g2`), or `single` (the members), `teachers`,
+    `ensemble`. `sets` are overrides, as `--set` takes them. `against` is the label of the cell that this one is
+    compared with, model by model; none: students with the experiment's own, others with nothing."""
 
     label: str
     group: str = "kd"
     sets: tuple[str, ...] = ()
+    against: str | None = None
+
+    @property
+    def is_student(self) -> bool:
+        return self.group not in ("single", "teachers", "ensemble")
 
 
 class Experiment(NamedTuple):
@@ -43,7 +49,10 @@ DISTILLED = Experiment(
     "Distilled against not",
     "Does a student that is also taught by the ensemble of teachers do better than one taught by gold labels alone, on "
     "tasks with a teacher, and on tasks without one?",
-    (Cell("single models", "single"), Cell("ensemble", "ensemble"), HARD, Cell("distilled")),
+    (
+        *(Cell("single models", "single"), Cell("teachers", "teachers"), Cell("ensemble", "ensemble")),
+        *(HARD, Cell("distilled")),
+    ),
     against=HARD.label,
 )
 
@@ -69,7 +78,7 @@ SIZE = Experiment(
     (
         HARD,
         *(Cell(f"K = {k}", sets=(f"select.top_k={k}",)) for k in (1, 2, 3, 6)),
-        *(Cell(f"ensemble of {k}", "ensemble", (f"select.top_k={k}",)) for k in (1, 2, 3, 6)),
+        *(Cell(f"ensemble of {k}", "ensemble", (f"select.top_k={k}",), "ensemble of 1") for k in (1, 2, 3, 6)),
     ),
     against="K = 1",
 )
@@ -93,8 +102,8 @@ MEMBERS = Experiment(
     "Three members that differ by one thing, all of them kept: which difference makes the ensemble and the student "
     "better than seeds alone?",
     tuple(
-        Cell(label if group == "kd" else f"ensemble: {label}", group, (f"multitask.pool=[{pool}]", "select.top_k=3"))
-        for group in ("kd", "ensemble")
+        Cell(f"{which}{label}", group, (f"multitask.pool=[{pool}]", "select.top_k=3"), f"{which}seeds")
+        for group, which in (("kd", ""), ("ensemble", "ensemble: "))
         for label, pool in _POOLS.items()
     ),
     against="seeds",
@@ -108,17 +117,19 @@ _COMBINED = {
     # Fitted by likelihood, which is what soft cross-entropy passes on.
     **{f"{name}, soft cross-entropy": (name, "soft_ce") for name in ("weighted", "calibrated", "greedy", "stacking")},
 }
+_PAPERS_WAY = next(iter(_COMBINED))
 COMBINING = Experiment(
     "How teachers are combined",
     "Each way of combining the three teachers with the loss that it belongs to: which student is best?",
     tuple(
-        Cell(label if group == "kd" else f"ensemble: {label.partition(',')[0]}", group,
-             (f"ensemble.strategy={strategy}", f"distill.loss={loss}"))
-        for group in ("kd", "ensemble")
+        Cell(
+            f"{which}{label}", group, (f"ensemble.strategy={strategy}", f"distill.loss={loss}"), f"{which}{_PAPERS_WAY}"
+        )
+        for group, which in (("kd", ""), ("ensemble", "ensemble: "))
         for label, (strategy, loss) in _COMBINED.items()
     ),
-    against=next(iter(_COMBINED)),
-)  # fmt: skip
+    against=_PAPERS_WAY,
+)
 
 TARGETS = Experiment(
     "In-sample or out-of-fold targets",
@@ -174,7 +185,7 @@ RTD = Experiment(
         Cell("before", sets=_PRETRAINED),
         Cell("before and beside", sets=(*_PRETRAINED, "distill.rtd_weight=0.1")),
         Cell("single models without", "single"),
-        Cell("single models before", "single", _PRETRAINED),
+        Cell("single models before", "single", _PRETRAINED, "single models without"),
     ),
     against="without",
 )

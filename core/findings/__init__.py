@@ -54,9 +54,9 @@ class Findings(NamedTuple):
 
 
 class Line(NamedTuple):
-    """One cell on the mean of some tasks. `difference`: the cell minus the one that all are compared with, paired by
-    draw and seed; None for that one itself and for cells that are no students. `verdict` is core/comparisons' word;
-    `survives`: also after Holm's correction for the comparisons of one metric."""
+    """One cell on the mean of some tasks. `difference`: the cell minus the one that it is compared with, paired by draw
+    and seed (or member); None for that one itself, and where nothing is to compare. `verdict` is core/comparisons'
+    word; `survives`: also after Holm's correction for the comparisons of one metric."""
 
     cell: str
     value: Nested
@@ -106,14 +106,12 @@ def mean_over(findings: Findings, cell: str, tasks: Sequence[str], metric: str) 
 
 def lines(findings: Findings, tasks: Sequence[str], metric: str) -> list[Line]:
     """Every cell that has the metric, in the experiment's order."""
-    about = findings.about
-    is_student = {cell["label"]: cell["is_student"] for cell in about["cells"]}
-    values = {cell: values for cell in is_student if (values := mean_over(findings, cell, tasks, metric)) is not None}
-    reference = values.get(about["against"])
+    compared = {cell["label"]: cell["against"] for cell in findings.about["cells"]}
+    values = {cell: own for cell in compared if (own := mean_over(findings, cell, tasks, metric)) is not None}
     differences = {
-        cell: nested_mean(own - reference)
+        cell: nested_mean(own - values[against])
         for cell, own in values.items()
-        if reference is not None and cell != about["against"] and is_student[cell] and own.shape == reference.shape
+        if (against := compared[cell]) in values and against != cell and own.shape == values[against].shape
     }
     adjusted = dict(zip(differences, holm([one.p for one in differences.values()]), strict=True))
     found = []

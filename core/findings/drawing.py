@@ -1,4 +1,4 @@
-"""A result as a figure: every student cell's difference to the one that all are compared with, two standard errors to
+"""A result as a figure: every cell's difference to the one that students are compared with, two standard errors to
 each side. With one such cell alone, a row a task; else a row a cell, on the mean of the tasks with a teacher.
 """
 
@@ -16,14 +16,14 @@ def figure(findings: Findings, *, title: bool = True) -> Any:
     """Raises `ValueError` where there is nothing to compare."""
     about = findings.about
     rows: list[Interval] = []
-    compared = [cell["label"] for cell in about["cells"] if cell["is_student"] and cell["label"] != about["against"]]
+    compared = [cell["label"] for cell in about["cells"] if cell["against"] == about["against"] != cell["label"]]
     of_tasks = {task: [task] for task in about["tasks"]} if len(compared) == 1 else {"": findings.tasks(taught=True)}
     for task, names in of_tasks.items():
         for metric in shown(findings) if task == "" or about["tasks"][task] else ("score",):
             # KL of a value is of another size than that of classes, and would be alone in the picture.
             better = "right" if HIGHER_IS_BETTER[metric] else "left"
             for line in lines(findings, names, metric):
-                if line.difference is None:
+                if line.difference is None or line.cell not in compared:
                     continue
                 mean, se, n = line.difference.mean, line.difference.se, line.difference.n_data * line.difference.n_seeds
                 low, high = mean - 2 * se, mean + 2 * se

@@ -61,8 +61,17 @@ def how_found(findings: Findings) -> str:
         f"`{about['command']}`; preset `{about['preset']}`, split *{about['split']}*. n = {draws}, {n_seeds} student "
         f"seeds on each. {about['trainings']} trainings that took {minutes} min one by one, half of that two at a "
         f"time; {about['machine']}, torch {versions['torch']}, code version {versions['code']}.\n\n"
-        f"Numbers are x 100. {error}. Differences are to *{about['against']}*, paired by draw and seed; under two "
+        f"Numbers are x 100. {error}. Differences are paired by draw and seed, {compared_with(findings)}; under two "
         "standard errors it is no difference."
+    )
+
+
+def compared_with(findings: Findings) -> str:
+    """ "students to *K = 1*, ensembles to *ensemble of 1*"."""
+    words = {"ensemble": "ensembles", "single": "single models", "teachers": "teachers"}
+    found = {(words.get(cell["group"], "students"), cell["against"]) for cell in findings.about["cells"]}
+    return ", ".join(
+        f"{who} to *{against}*" for who, against in sorted(found - {(who, None) for who, _ in found}, reverse=True)
     )
 
 
