@@ -31,7 +31,7 @@ from core.findings import METRICS, read_findings, write_findings
 from core.findings.pages import page
 from core.locks import locked
 from core.pipeline import run_pipeline
-from core.plan import CODE_VERSION, TRAINING_STAGES, ensemble_name, student_groups, teacher_name
+from core.plan import CODE_VERSION, TRAINING_STAGES, ensemble_name, student_groups, teachers_of
 from core.presets import load_config
 from core.progress import Progress
 from core.sections import NEEDS_TEACHER
@@ -180,7 +180,7 @@ def models_of(cell: Cell, config: Config, task: Task, chosen: Sequence[str]) -> 
     if cell.group == "single":
         return [(member, None) for member in config.multitask.members]
     if cell.group == "teachers":
-        return [(teacher_name(member, task.name), None) for member in chosen] if task.has_teacher else []
+        return [(teacher, None) for teacher in teachers_of(config, chosen, task.name)] if task.has_teacher else []
     if cell.group == "ensemble":
         return [(ensemble_name(config.ensemble.strategy), None)]
     return [(model, seed) for seed, model in enumerate(student_groups(config, task.name)[cell.group])]
