@@ -187,6 +187,9 @@ WRONG = {
         ),
         ("distill.task_weights.nli=inf", "distill.task_weights.nli: Input should be a finite number"),
         (f"{GLUE}; pretrain.objective=rtd", "pretrain.objective is 'rtd', but there is no text: the embedded suite al"),
+        ("data.n_train_of={nlii: 200}", "data.n_train_of has 'nlii: 200', expected at least 16 rows of a task of the"),
+        ("data.n_train_of={nli: 8}", "data.n_train_of has 'nli: 8'"),
+        (f"{GLUE}; data.n_train_of={{rte: 200}}", "for other data use data.max_train"),
     ],
 }
 ROWS = [pytest.param(*row, id=f"{topic}-{row[0]}"[:60]) for topic, rows in WRONG.items() for row in rows]

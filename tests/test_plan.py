@@ -81,6 +81,7 @@ def test_before_the_selection_only_what_it_needs_is_known() -> None:
         ("model.san_steps=3", ALL - {"prepare"}),
         ("model.max_length=32", ALL),
         ("data.n_train=200", ALL),
+        ("data.n_train_of={nli: 200}", ALL),
         ("data.seed=1", ALL),
         # Every stream is the master seed's, but the examples have a seed of their own.
         ("seed=1", ALL - {"prepare"}),

@@ -12,6 +12,7 @@ from conftest import Finished, go, ran, results, tiny
 from safetensors.numpy import load_file
 
 from core.checksums import digests, read_sums, write_sums
+from core.stages.prepare import generate_suite
 from core.store import Run, read_json
 from core.tasks import SUITE
 
@@ -41,6 +42,16 @@ def scores_of(run: Run, **fields: object) -> dict[tuple[str, str], float]:
 
 
 # ---- prepare --------------------------------------------------------------------------------------------------------
+def test_tasks_of_unequal_size() -> None:
+    """Fewer training rows of one task, the same of the other, and no other evaluation split of either."""
+    tasks = "data.tasks=[nli,similarity]"
+    equal, unequal = (generate_suite(tiny(tasks, *own)) for own in ((), ("data.n_train_of={similarity: 50}",)))
+    assert unequal["nli"].equals(equal["nli"])
+    n_rows = {split: equal["similarity"]["split"].to_pylist().count(split) for split in ("train", "dev", "test")}
+    found = unequal["similarity"]["split"].to_pylist()
+    assert {split: found.count(split) for split in n_rows} == {**n_rows, "train": 50}
+
+
 def test_the_selection_split_is_carved_from_train(smoke: Finished, tmp_path: Path) -> None:
     small = ("data.tasks=[nli,similarity]", "data.selection=0.25", "data.max_train=50", "data.max_eval=30")
     run = Run(tmp_path / "run")
