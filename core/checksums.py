@@ -80,6 +80,15 @@ def everything(run: Run) -> dict[str, str]:
     return {path.relative_to(run.path).as_posix(): sha256_of(path) for path in files}
 
 
+def inputs_of(job: Job, stages: Mapping[str, str], sums: Iterable[str]) -> list[str]:
+    """Those of the paths `sums` that a job reads; `stages` says the stage of each job that it needs."""
+    wanted: list[str] = []
+    for name in dict.fromkeys((*job.needs, "prepare")) if job.stage != "prepare" else ():
+        paths = files_of(sums, stages[name], name)
+        wanted += [path for path in paths if name in job.weights_of or not path.startswith(("models/", "dynamics/"))]
+    return wanted
+
+
 # ---- the list ------------------------------------------------------------------------------------------------------
 def read_sums(run: Run) -> dict[str, str]:
     """Path within the run -> SHA-256; empty where there is no list. Raises `ValueError` for a line of another form."""
@@ -138,16 +147,14 @@ def check_inputs(
 ) -> None:
     """Raises `ValueError` for the first file that a job of `todo` reads and that has changed. `fine` are the paths that
     were compared before, and grows."""
+    stages = {name: job.stage for name, job in jobs.items()}
     for job in todo:
         wanted = []
         about = run.model_dir(job.name) / "model.json"
         check_file(run, f"models/{job.name}/model.json", sums, stage=job.stage)
         if about.exists() and read_json(about).get("key") == job.key:  # it predicts again from its own weights
             wanted = [path for path in files_of(sums, job.stage, job.name) if path.startswith("models/")]
-        for name in dict.fromkeys((*job.needs, "prepare")) if job.stage != "prepare" else ():
-            weights = name in job.weights_of
-            paths = files_of(sums, jobs[name].stage, name)
-            wanted += [path for path in paths if weights or not path.startswith(("models/", "dynamics/"))]
+        wanted += inputs_of(job, stages, sums)
         for path in wanted:
             if path not in fine and (run.path / path).exists():
                 check_file(run, path, sums, stage=stage_of(path, jobs))

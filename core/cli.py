@@ -25,6 +25,7 @@ from rich.table import Table
 from core.checksums import verify as verify_files
 from core.config import digest, validated
 from core.endings import user_errors
+from core.engine_ray import ray_options
 from core.locks import locked
 from core.pipeline import run_pipeline
 from core.plan import STAGES
@@ -66,12 +67,19 @@ def run(
     only: Annotated[str | None, typer.Option(help="redo this stage alone")] = None,
     update: Annotated[bool, typer.Option("--update", help="replace results of another config in --out")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print what would run and its rough cost")] = False,
+    engine: Annotated[str, typer.Option(help="local (a process a core, one job a GPU), or ray (a cluster)")] = "local",
+    ray_address: Annotated[str | None, typer.Option(help="of a running cluster, or auto [default: one here]")] = None,
+    ray_gpus: Annotated[float | None, typer.Option(min=0, help="GPUs a job, for small models a share")] = None,
+    ray_artifacts: Annotated[
+        str | None, typer.Option(help="fsspec URL that files go by where --out is on no shared file system")
+    ] = None,
 ) -> None:
     """Run the pipeline, skipping what is up to date; the same command goes on after a stop."""
     console = _console()
     with user_errors():
         if from_ is not None and only is not None:
             raise ValueError("--from and --only exclude each other: give one")
+        ray = ray_options(engine, ray_address, ray_gpus, ray_artifacts)
         target = Run(out)
         base = validated(target.manifest()["config"]) if preset is None and target.exists() else None
         resolved = load_config(preset, config, set_ or (), tasks, base=base)
@@ -82,7 +90,7 @@ def run(
             return
         with Progress(console) as progress:
             manifest = run_pipeline(
-                target, resolved, first_stage=from_, only_stage=only, update=update, progress=progress
+                target, resolved, first_stage=from_, only_stage=only, update=update, ray=ray, progress=progress
             )
         if "evaluate" in manifest["jobs"]:
             console.print()

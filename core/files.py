@@ -13,6 +13,7 @@ import errno
 import hashlib
 import json
 import os
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -71,7 +72,8 @@ def _first_line(error: Exception) -> str:
 def atomic(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`, which replaces it on a clean exit and vanishes on an error. Raises `ValueError`
     where the disk is full or cannot be written to; the old file is then as it was."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # The machine's name too: on a cluster, processes of one number can write beside each other.
+    temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
     with told(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

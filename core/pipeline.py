@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 from core.checksums import check_file, check_inputs, files_of, lost_files, recorded, write_sums
 from core.config import Config, differences, digest, resolve_tasks, warnings_of
 from core.data import fingerprint, source_files
+from core.engine_ray import RayOptions, RayWorkers
 from core.files import read_json
 from core.locks import locked
 from core.plan import STAGES, TRAINING_STAGES, Job, is_done, lost_by, make_jobs
@@ -44,13 +45,14 @@ def run_pipeline(
     only_stage: str | None = None,
     last_stage: str | None = None,
     update: bool = False,
+    ray: RayOptions | None = None,
     progress: Progress,
 ) -> dict[str, Any]:
     """Brings `run` up to date with `config` and returns its manifest.
 
     `first_stage` redoes that stage and all after it; `only_stage` redoes that one alone, and fails when what it needs
-    is not up to date; `last_stage` stops after that one. Raises `ValueError` for a run directory of another config, see
-    `update`, for one that another process works on, and for a damaged file.
+    is not up to date; `last_stage` stops after that one; with `ray`, jobs run on a Ray cluster. Raises `ValueError` for
+    a run directory of another config, see `update`, for one that another process works on, and for a damaged file.
     """
     for stage in (first_stage, only_stage, last_stage):
         if stage is not None and stage not in STAGES:
@@ -61,7 +63,7 @@ def run_pipeline(
     if not run.exists() and run.holds_anything():
         raise ValueError(f"{run.path} exists, is not empty and holds no run; give an empty or new folder to --out")
     with ExitStack() as stack:
-        workers: Workers | None = None
+        workers: Workers | RayWorkers | None = None
         notes = [stack.enter_context(locked(run.path))]
         begin = _Begin(update=update, first_stage=first_stage or only_stage, forced=forced)
         manifest, sums, more = _open(run, config, tasks, source, begin)
@@ -94,7 +96,8 @@ def run_pipeline(
                 run.remove_leftovers()
                 # A single last job, as in a notebook of one stage, needs no pool: each worker would import torch.
                 n_most = 1 if len(todo) == 1 and stage == wanted[-1] else None
-                workers = stack.enter_context(_start_workers(run, config, tasks, progress, n_most))
+                workers = _start_workers(run, config, tasks, progress, n_most, ray)
+                stack.enter_context(workers)
             # Models whose weights were deleted train again before those that start from them.
             for wave in waves([*_jobs_with_lost_weights(run, jobs, todo), *todo]):
                 check_inputs(run, jobs, wave, sums, checked)
@@ -113,7 +116,7 @@ def _run_jobs(
     prepare_key: str,
     manifest: dict[str, Any],
     sums: dict[str, str],
-    workers: Workers,
+    workers: Workers | RayWorkers,
     progress: Progress,
 ) -> None:
     """Runs `jobs` side by side and marks each done in `run.json`, after all its files and their checksums."""
@@ -321,7 +324,11 @@ def count_workers(config: Config, tasks: dict[str, Task], device_type: str) -> i
     return min(config.runtime.workers or free, max(len(config.multitask.members), n_teachers, n_students))
 
 
-def _start_workers(run: Run, config: Config, tasks: dict[str, Task], progress: Progress, n_most: int | None) -> Workers:
+def _start_workers(
+    run: Run, config: Config, tasks: dict[str, Task], progress: Progress, n_most: int | None, ray: RayOptions | None
+) -> Workers | RayWorkers:
+    if ray is not None:
+        return RayWorkers(ray, config, folder=run.path, on_event=progress.event, on_note=progress.note)
     from core.device import resolve_device
 
     device = resolve_device(config.runtime.device, "float32", hidden=0, compiles=config.runtime.compile)

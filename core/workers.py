@@ -59,8 +59,10 @@ def execute(
     job: Job,
     prepare_key: str,
     emit: Callable[[Event], None] | None = None,
+    log: Callable[..., None] | None = None,
 ) -> JobResult:
-    """Runs one job in this process. Every progress report goes to `log.jsonl`, some of them to `emit`."""
+    """Runs one job in this process. Every progress report goes to `log` (none: the run's `log.jsonl`), some of them to
+    `emit`."""
     from transformers.utils.logging import disable_progress_bar
 
     from core.stages import RUN_STAGE
@@ -71,11 +73,12 @@ def execute(
 
     run, started, last_emitted = Run(run_path), time.monotonic(), 0.0
     send = emit if emit is not None else _events.put
+    write = log if log is not None else run.log
 
     def report(done: float, values: dict[str, Any] | None) -> None:
         nonlocal last_emitted
         if values is not None:
-            run.log("progress", job=job.name, stage=job.stage, **values)
+            write("progress", job=job.name, stage=job.stage, **values)
         now = time.monotonic()
         if now - last_emitted > REPORT_EVERY_SECONDS or done == 1 or (values and "selection" in values):
             send(Event(job.name, done, values))

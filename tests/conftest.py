@@ -56,6 +56,14 @@ FOLDED = (
     *("distill.regression_loss=gaussian_nll", "distill.per_task={nli: {alpha: 0.2}}"),
 )
 
+# Small batches: a job of a hundred steps has several looks, and a checkpoint at each of them.
+LONG = (
+    *("data.tasks=[sentiment,nli,similarity]", "data.teacher_tasks=[nli]", "data.n_train=320"),
+    *("multitask.dropouts=[0.1,0.2]", "multitask.batch_size=8", "multitask.epochs=2"),
+    *("finetune.batch_size=4", "finetune.epochs=3", "distill.batch_size=8", "distill.epochs=2", "distill.seeds=1"),
+    "runtime.checkpoint_seconds=0",
+)
+
 
 @pytest.fixture(autouse=True)
 def main_module() -> Iterator[None]:
@@ -101,6 +109,12 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 def folded(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """A finished run of `FOLDED`. Read it, never write to it."""
     return go(Run(tmp_path_factory.mktemp("runs") / "folded"), tiny(*FOLDED))
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A finished run of `LONG`; others are killed on their way to the same bytes. Read it, never write to it."""
+    return go(Run(tmp_path_factory.mktemp("runs") / "undisturbed"), tiny(*LONG)).run
 
 
 @pytest.fixture
@@ -172,6 +186,12 @@ def log_lines(run: Run, **fields: Any) -> list[dict[str, Any]]:
     """Lines of `log.jsonl` that have all of `fields`."""
     lines = [json.loads(line) for line in (run.path / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     return [line for line in lines if fields.items() <= line.items()]
+
+
+def steps_of(run: Run, job: str) -> list[tuple[int, int]]:
+    """(epoch, step) of every look of a job, in the order in which they were written."""
+    lines = log_lines(run, event="progress", job=job)
+    return [(line["epoch"], line["step"]) for line in lines if "step" in line]
 
 
 def keys(manifest: dict[str, Any]) -> dict[str, str]:

@@ -18,19 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import changed, go, log_lines, results, tiny
+from conftest import LONG, changed, go, log_lines, results, steps_of, tiny
 
 from core.stages import training
 from core.store import Run
 from core.workers import WATCH_EVERY_SECONDS
 
-# Small batches: a job of a hundred steps has several looks, and a checkpoint at each of them.
-LONG = (
-    *("data.tasks=[sentiment,nli,similarity]", "data.teacher_tasks=[nli]", "data.n_train=320"),
-    *("multitask.dropouts=[0.1,0.2]", "multitask.batch_size=8", "multitask.epochs=2"),
-    *("finetune.batch_size=4", "finetune.epochs=3", "distill.batch_size=8", "distill.epochs=2", "distill.seeds=1"),
-    "runtime.checkpoint_seconds=0",
-)
 # The second cycle starts from the weights of the first.
 CHAIN = ("data.tasks=[nli]", "multitask.pool=[{snapshots: 2}]", "multitask.batch_size=2", "select.top_k=1")
 LONG_ENOUGH = 120.0  # seconds until a hang is called a hang; nothing here takes 20
@@ -89,12 +82,6 @@ def kill(child: BaseProcess, *, group: bool) -> None:
     assert child.exitcode is not None
 
 
-def steps_of(run: Run, job: str) -> list[tuple[int, int]]:
-    """(epoch, step) of every look of a job, in the order in which they were written."""
-    lines = log_lines(run, event="progress", job=job)
-    return [(line["epoch"], line["step"]) for line in lines if "step" in line]
-
-
 @pytest.fixture
 def children() -> Iterator[list[BaseProcess]]:
     """What a test started; whatever of it still lives afterwards is ended here, and was an error."""
@@ -103,11 +90,6 @@ def children() -> Iterator[list[BaseProcess]]:
     for child in started:
         for pid in processes_of(child):
             os.kill(pid, signal.SIGKILL)
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return go(Run(tmp_path_factory.mktemp("resume") / "undisturbed"), tiny(*LONG)).run
 
 
 def test_killed_and_resumed_is_the_same_run(tmp_path: Path, undisturbed: Run, children: list[BaseProcess]) -> None:
