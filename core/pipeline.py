@@ -28,7 +28,7 @@ from core.data import fingerprint, source_files
 from core.engine_ray import RayOptions, RayWorkers
 from core.files import read_json
 from core.locks import locked
-from core.plan import STAGES, TRAINING_STAGES, Job, is_done, lost_by, make_jobs
+from core.plan import STAGES, TRAINING_STAGES, Job, is_done, lost_by, make_jobs, waves
 from core.progress import Progress
 from core.store import SCHEMA_VERSION, Run, files_of_teacher
 from core.tasks import Task
@@ -139,18 +139,6 @@ def _run_jobs(
         progress.finished(job.name, result.seconds)
         for note in result.about.get("notes", ()):
             progress.note(f"note: {note}")
-
-
-def waves(jobs: Sequence[Job]) -> list[list[Job]]:
-    """`jobs` in groups that can run side by side: a job comes after those of `jobs` that it needs."""
-    groups: list[list[Job]] = []
-    wave_of: dict[str, int] = {}
-    for job in jobs:  # in an order in which they can run one by one
-        wave = 1 + max((wave_of[need] for need in job.needs if need in wave_of), default=-1)
-        wave_of[job.name] = wave
-        groups += [[]] * (wave + 1 - len(groups))
-        groups[wave] = [*groups[wave], job]
-    return groups
 
 
 def _log_stop(run: Run, error: BaseException | None) -> None:

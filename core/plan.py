@@ -244,6 +244,18 @@ def is_done(job: Job, manifest: Mapping[str, Any]) -> bool:
     return record.get("status") == "done" and record.get("key") == job.key
 
 
+def waves(jobs: Sequence[Job]) -> list[list[Job]]:
+    """`jobs` in groups that can run side by side: a job comes after those of `jobs` that it needs."""
+    groups: list[list[Job]] = []
+    wave_of: dict[str, int] = {}
+    for job in jobs:  # in an order in which they can run one by one
+        wave = 1 + max((wave_of[need] for need in job.needs if need in wave_of), default=-1)
+        wave_of[job.name] = wave
+        groups += [[]] * (wave + 1 - len(groups))
+        groups[wave] = [*groups[wave], job]
+    return groups
+
+
 def lost_by(jobs: Mapping[str, Job], manifest: Mapping[str, Any], *, chosen_known: bool) -> list[str]:
     """Names of finished trainings (and of `prepare`) that going on with `jobs` would replace or orphan.
 

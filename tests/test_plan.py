@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from core.config import resolve_tasks
-from core.pipeline import waves
-from core.plan import STAGES, TRAINING_STAGES, Job, is_done, lost_by, make_jobs
+from core.plan import STAGES, TRAINING_STAGES, Job, is_done, lost_by, make_jobs, waves
 from core.presets import load_config
 from core.sections import NEEDS_TEACHER
 from core.tasks import SUITE
