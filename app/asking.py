@@ -27,11 +27,13 @@ class Question(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """Who can be asked about a task. `missing` have predictions and no weights: those may be deleted after a run."""
+    """Who can be asked about a task. `missing` have predictions and no weights: those may be deleted after a run.
+    `teachers_are`: "teachers", or "members" where there are no teachers."""
 
     teachers: tuple[str, ...]
     students: dict[str, tuple[str, ...]]
     missing: tuple[str, ...]
+    teachers_are: str
 
     @property
     def everybody(self) -> tuple[str, ...]:
@@ -49,6 +51,7 @@ def panel_of(run: Run, models: Models, task: Task, *, max_seeds: int = 5) -> Pan
         tuple(name for name in teachers if name in there),
         {variant: kept for variant in order if (kept := tuple(name for name in students[variant] if name in there))},
         tuple(name for name in wanted if name not in there),
+        models.behind(teachers),
     )
 
 
@@ -109,6 +112,7 @@ def chart(
             student_S=None if students is None else students[:, 0],
             hard_S=groups[BASELINE][:, 0] if BASELINE in groups else None,
             member_names=members or None,
+            members_are=panel.teachers_are,
         )
     labels = [f"{i}. {text}" for i, text in enumerate(question.candidates or (), start=1)] or list(task.labels)
     stacked = np.stack([said[name] for name in members]) if members else None
@@ -119,4 +123,5 @@ def chart(
         student_SC=students,
         hard_SC=groups.get(BASELINE),
         member_names=members or None,
+        members_are=panel.teachers_are,
     )

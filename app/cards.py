@@ -77,6 +77,7 @@ def card(table: TaskTable, row: int, student: str) -> go.Figure:
             truth_std=_known(table.truth_std_N, row),
             humans_mean=_known(table.humans_N, row),
             member_names=members or None,
+            members_are=table.models.behind(members),
         )
         return named(fig, student)
     fig = distribution_card(
@@ -89,6 +90,7 @@ def card(table: TaskTable, row: int, student: str) -> go.Figure:
         truth_C=_known_row(table.truth_NC, row),
         humans_C=_known_row(table.humans_NC, row),
         member_names=members or None,
+        members_are=table.models.behind(members),
     )
     return named(fig, student)
 
@@ -208,6 +210,16 @@ def teaching_of(run: Run, task: Task) -> Teaching | None:
     if not config or not task.has_teacher:
         return None
     return validated(config).teaching(task)
+
+
+def why_no_teaching(run: Run, task: Task) -> str:
+    """In a sentence, where `teaching_of` is None."""
+    if not run.manifest().get("config"):
+        return (
+            "The predictions of this run were imported: which loss its students were trained with is not known. The "
+            "loss lab shows what any alpha and temperature would ask of them."
+        )
+    return f"Task {task.name} has no teacher in this run's config, so gold alone teaches."
 
 
 def loss_terms(table: TaskTable, row: int, student: str, teaching: Teaching) -> LossTerms:

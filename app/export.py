@@ -1,7 +1,8 @@
 """A selection of examples as a file, with the filter that made it written into it.
 
 Parquet carries the filter in its schema's metadata (`filter`, `filter_query`, `run`, `task`, `split`); CSV in its first
-line, which begins with "# " (`pandas.read_csv(path, skiprows=1)`).
+line, which begins with "# " (`pandas.read_csv(path, skiprows=1)`). A spreadsheet takes a text that begins with =, +, -
+or @ for a formula and may run it; in CSV such texts have a ' before them. Parquet has all texts as they are.
 
 Deliberately absent: whole predictions, which are files of the run directory already.
 """
@@ -9,10 +10,12 @@ Deliberately absent: whole predictions, which are files of the run directory alr
 from __future__ import annotations
 
 import io
+import re
 from urllib.parse import urlencode
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
@@ -21,6 +24,7 @@ from core.views.derived import COLUMNS, available, column
 from core.views.filters import Filter, in_words, to_query
 from core.views.table import BASELINE, TaskTable
 
+FORMULA = r"[=+\-@\t\r]"  # what a cell begins with that a spreadsheet runs
 TEXTS = ("text_a", "text_b", "candidates")
 
 
@@ -64,15 +68,21 @@ def as_parquet(selection: pa.Table) -> bytes:
 
 
 def as_csv(selection: pa.Table) -> bytes:
-    """Lists of candidates are joined by " | "; the first line says what was selected."""
+    """Lists of candidates are joined by " | "; texts that a spreadsheet would run are marked; the first line says what
+    was selected."""
     about = {key.decode(): text.decode() for key, text in (selection.schema.metadata or {}).items()}
     for i, name in enumerate(selection.column_names):
         if pa.types.is_list(selection.schema.field(name).type):
             joined = [None if one is None else " | ".join(one) for one in selection[name].to_pylist()]
             selection = selection.set_column(i, name, pa.array(joined, pa.string()))
+        if pa.types.is_string(selection.schema.field(name).type):
+            guarded = pc.replace_substring_regex(selection[name], f"^({FORMULA})", r"'\1")
+            selection = selection.set_column(i, name, guarded)
     sink = io.BytesIO()
     line = f"# {about['filter']}; run {about['run']}, task {about['task']}: {about['filter_query']}"
-    sink.write(" ".join(line.split()).encode() + b"\n")
+    # It has commas, so that a spreadsheet makes several cells of it: the searched text must not begin one.
+    line = re.sub(f"([,;])(?={FORMULA})", r"\1 ", " ".join(line.split()))
+    sink.write(line.encode() + b"\n")
     pa_csv.write_csv(selection, sink)
     return sink.getvalue()
 

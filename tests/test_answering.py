@@ -6,6 +6,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -160,6 +163,22 @@ def test_mc_dropout_answers_by_its_passes(smoke: Finished, monkeypatch: pytest.M
     assert averaged.shape == plain.shape == (1, 5)
     assert np.exp(averaged).sum() == pytest.approx(1, abs=1e-5)  # log-probabilities, averaged
     assert np.abs(np.exp(plain).sum() - 1) > 1e-3
+
+
+@pytest.mark.parametrize("command", ["predict", "status"])
+def test_a_reader_that_stops_reading_is_no_error(command: str, smoke: Finished, tmp_path: Path) -> None:
+    """`python -m core ... | head`: nothing on standard error, and no message of Python's at its end either."""
+    path = write(rows_of(smoke, "sentiment"), tmp_path / "in.tsv")
+    asked = {
+        "predict": ["--run", smoke.run.path, "--model", "st-kd-s0", "--in", path],
+        "status": [smoke.run.path, "--json"],
+    }
+    read_end, write_end = os.pipe()
+    os.close(read_end)  # `head` has gone before the first line comes
+    words = [sys.executable, "-m", "core", command, *map(str, asked[command])]
+    done = subprocess.run(words, stdout=write_end, stderr=subprocess.PIPE, text=True)
+    os.close(write_end)
+    assert (done.stderr, done.returncode) == ("", 1)
 
 
 @pytest.mark.parametrize(

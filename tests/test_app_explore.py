@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import Finished
 from looking import charts, look, opened, select, sound, words
 from streamlit.testing.v1 import AppTest
 from test_app import toys
 from test_views_toy import Toy, table_of
 
+from core.store import write_json
 from core.views.derived import column
 from core.views.filters import Filter, apply
 
@@ -188,3 +190,23 @@ def test_another_student_has_its_own_name(tmp_path: Path, monkeypatch: pytest.Mo
         names = [trace.get("name") for trace in card["data"]]
         assert "student, dkpp" in names
         assert "student, KD" not in json.dumps(card)
+
+
+def test_the_legend_calls_teachers_teachers(smoke: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What stands behind the teachers' mean: teachers, and members on a task that has no teachers of its own."""
+    for task, expected in (("nli", "teachers"), ("acceptability", "members")):
+        card = charts(opened(smoke.run.path.parent, monkeypatch, "example", run="smoke", task=task, split="test"))[0]
+        names = {trace.get("name") for trace in card["data"]}
+        assert names & {"teachers", "members"} == {expected}
+        assert "teachers' mean" in names
+
+
+def test_an_imported_run_does_not_know_its_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    toy = toys(tmp_path)
+    manifest = toy.run.manifest()
+    roles = dict.fromkeys(toy.run.models(), "teacher") | {"st-kd-s0": "student:kd:0", "ens-mean_probs": "ensemble"}
+    del manifest["config"]
+    write_json(toy.run.path / "run.json", {**manifest, "imported": True, "models": roles})
+    app = opened(tmp_path / "runs", monkeypatch, "example", run="toy", task="tri", split="test")
+    assert "The predictions of this run were imported" in words(app)
+    assert "gold alone teaches" not in words(app)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import os
 import re
@@ -11,6 +12,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 import pytest
@@ -192,15 +194,33 @@ def test_exports_hold_the_selection_and_say_what_it_is(tmp_path: Path, task: str
     raw = export.as_csv(selection)
     first, rest = raw.split(b"\n", 1)
     assert first.startswith(b"# split test, a text contains 'soup'; run toy")
-    csv = pa_csv.read_csv(io.BytesIO(rest))
-    assert csv.num_rows == len(rows)
-    assert csv.column_names == stored.column_names
+    read = pa_csv.read_csv(io.BytesIO(rest))
+    assert read.num_rows == len(rows)
+    assert read.column_names == stored.column_names
     if task != "score":
         gold = [table.task.labels[i] if i >= 0 else None for i in table.gold_N[rows]]
         assert stored["gold"].to_pylist() == gold
         assert None in gold
         labels = table.task.labels
         assert np.allclose(sum(np.array(stored[f"teacher_p_{label}"]) for label in labels), 1, atol=1e-6)
+
+
+def test_a_spreadsheet_runs_nothing_of_a_csv(tmp_path: Path) -> None:
+    table = table_of(write_toy(tmp_path / "toy"))
+    filter_ = Filter(split="test", text='x",=HYPERLINK("http://a.b")')
+    selection = export.selection_table(table, np.arange(4), filter_)
+    texts = ["=1+1", "+1", "-lovely", "@home"]
+    selection = selection.set_column(selection.column_names.index("text_a"), "text_a", pa.array(texts))
+    first, rest = export.as_csv(selection).decode().split("\n", 1)
+    # As a spreadsheet cuts them: quotes hold a cell together, nothing else does.
+    rows = [*csv.reader([first]), *csv.reader([first], delimiter=";"), *csv.reader(io.StringIO(rest))]
+    cells = [cell for row in rows for cell in row]
+    assert {f"'{text}" for text in texts} < set(cells)
+    assert any("=HYPERLINK" in cell for cell in cells)
+    wrong = [cell for cell in cells if cell[:1] in "=+-@\t\r" and not re.fullmatch(r"(-?[\d.]+(e-?\d+)?)?", cell)]
+    assert wrong == []
+    stored = pq.read_table(io.BytesIO(export.as_parquet(selection)))
+    assert stored["text_a"].to_pylist() == texts
 
 
 # ---- questions -----------------------------------------------------------------------------------------------------

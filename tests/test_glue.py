@@ -97,26 +97,6 @@ def test_every_task_is_scored_by_glues_metrics(glue: Finished) -> None:
     assert glue.manifest["jobs"]["evaluate"]["models"] == 13
 
 
-def test_unlabelled_test_sets_are_predicted_and_not_scored(tmp_path: Path) -> None:
-    folder = imitation(tmp_path / "glue", 30)
-    tasks = ("data.tasks=[mnli,cola,stsb]", "data.teacher_tasks=[mnli]", "multitask.dropouts=[0.1]", "select.top_k=1")
-    options = [*CUT, *tasks, f"data.glue_dir={folder}", "model.tokenizer=wordpiece(vocab=500)"]
-    run = Run(tmp_path / "run")
-    manifest = go(run, load_config("glue-small", None, [*options, "data.keep_unlabelled=true"])).manifest
-    rows = pq.read_table(run.path / "metrics.parquet").to_pylist()
-    for task, splits in (("mnli", {"test", "test_mm", "ax"}), ("cola", {"test"}), ("stsb", {"test"})):
-        counts = manifest["jobs"]["prepare"]["tasks"][task]["rows"]
-        for model in ("st-kd-s0", "ens-mean_probs", "mt-1"):
-            predicted = run.read_predictions(model, task)
-            assert splits <= set(predicted.splits)
-            for split in splits:
-                unlabelled = predicted.on(split)
-                assert len(unlabelled.outputs) == counts[split] > 0
-                assert np.isfinite(unlabelled.outputs).all()
-        assert {row["split"] for row in rows if row["task"] == task} == set(counts) - {"train"} - splits
-    assert "score_mm" in build_report(run)["tables"]
-
-
 def test_a_split_without_labels_cannot_be_reported_and_that_is_said_before_training(tmp_path: Path) -> None:
     folder = imitation(tmp_path / "glue", 30)
     run = Run(tmp_path / "run")

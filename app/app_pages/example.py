@@ -80,9 +80,7 @@ def details(table: TaskTable, row: int, student: str, filter_: Filter) -> None:
         st.subheader("What the loss asks here", anchor=False)
         teaching = cards.teaching_of(run, task)
         if teaching is None:
-            show.empty(
-                "Not defined here", f"Task {task.name} has no teacher in this run's config, so gold alone teaches."
-            )
+            show.empty("Not defined here", cards.why_no_teaching(run, task))
         else:
             with state.guarded():
                 cards.loss_box(table, row, student, cards.loss_terms(table, row, student, teaching))

@@ -178,9 +178,10 @@ with state.guarded("This cannot be asked"):
         with st.container(horizontal=True, vertical_alignment="center", gap="small"):
             if st.button("Ask everybody", type="primary", icon=":material/forum:", disabled=wrong is not None):
                 st.session_state["asked"] = True
-            teachers = "teachers" if task.has_teacher else "members"
             n_students = sum(map(len, panel.students.values()))
-            who = f"{words.several(len(panel.teachers), teachers[:-1])}, {words.several(n_students, 'student')}"
+            who = (
+                f"{words.several(len(panel.teachers), panel.teachers_are[:-1])}, {words.several(n_students, 'student')}"
+            )
             st.caption(wrong or who)
         if panel.missing:
             show.plain(f"Without weights, hence silent: {', '.join(panel.missing)}.", faint=True)

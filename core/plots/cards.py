@@ -48,13 +48,15 @@ def distribution_card(
     truth_C: npt.ArrayLike | None = None,
     humans_C: npt.ArrayLike | None = None,
     member_names: Sequence[str] | None = None,
+    members_are: str = ROLES["member"].name,
     title: str = "",
 ) -> go.Figure:
     """Probabilities of every class by everybody who has an opinion; what is None is left out.
 
     `student_SC` and `hard_SC` are (S, C), or (C,) for one seed: seeds small, their mean bold. A dotted line leads from
-    the teachers' mean to the student's. Raises `ValueError` for no probabilities at all, a number of classes other
-    than `labels`, or a gold index outside them.
+    the teachers' mean to the student's. `members_are` is the legend's word for the models behind that mean ("teachers"
+    where they were fine-tuned). Raises `ValueError` for no probabilities at all, a number of classes other than
+    `labels`, or a gold index outside them.
 
     Example: `distribution_card(["no", "yes"], members_MC=p_MC, teacher_C=p_MC.mean(0), student_SC=q_SC, gold_index=1)`.
     """
@@ -85,7 +87,7 @@ def distribution_card(
 
     row_names = [escaped(labels[row]) for row in rows]
     fig = go.Figure()
-    _add_series(fig, series, row_names, hover="<b>%{x:.3f}</b>")
+    _add_series(fig, series, row_names, members_are, hover="<b>%{x:.3f}</b>")
     if n_classes == 2:
         fig.update_xaxes(
             title_text=f"probability of “{row_names[0]}”",
@@ -130,6 +132,7 @@ def value_card(
     truth_std: float | None = None,
     humans_mean: float | None = None,
     member_names: Sequence[str] | None = None,
+    members_are: str = ROLES["member"].name,
     unit: str = "score",
     title: str = "",
 ) -> go.Figure:
@@ -157,7 +160,7 @@ def value_card(
     if not series:
         raise ValueError("no values were given: there is nothing to draw")
     fig = go.Figure()
-    _add_series(fig, series, [escaped(unit)], hover="<b>%{x:.2f}</b>")
+    _add_series(fig, series, [escaped(unit)], members_are, hover="<b>%{x:.2f}</b>")
     if truth_mean is not None and truth_std is not None:
         fig.update_traces(
             error_x={"type": "data", "array": np.array([truth_std]), "thickness": 2, "width": 0},
@@ -198,7 +201,7 @@ def _mean(series: _Series) -> FloatArray:
     return np.asarray(series.values_SR.mean(axis=0))
 
 
-def _add_series(fig: go.Figure, series: list[_Series], row_names: list[str], hover: str) -> None:
+def _add_series(fig: go.Figure, series: list[_Series], row_names: list[str], members_are: str, *, hover: str) -> None:
     by_role = {s.role: s for s in series}
     if {"teacher", "student"} <= by_role.keys():
         fig.add_trace(_guides(_mean(by_role["teacher"]), _mean(by_role["student"])))
@@ -206,7 +209,8 @@ def _add_series(fig: go.Figure, series: list[_Series], row_names: list[str], hov
     for role, values_SR, names in series:
         y_R = np.arange(n_rows, dtype=np.float64) + LANES[role]
         if role == "member":
-            fig.add_trace(_marks(role, values_SR, y_R, row_names, names, hover, bold=True))
+            members = _marks(role, values_SR, y_R, row_names, names, hover, bold=True)
+            fig.add_trace(members.update(name=members_are))
             continue
         if len(values_SR) > 1:
             fig.add_trace(_marks(role, values_SR, y_R, row_names, names, hover, bold=False))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -68,6 +69,10 @@ class Models(NamedTuple):
         if recipe and all(task in self.tasks.get(name, ()) for name in recipe):
             return recipe
         return tuple(name for name in self.of_kind("teacher", task) if self.roles[name].task in (None, task))
+
+    def behind(self, names: Iterable[str]) -> str:
+        """What these models are in a legend: "teachers", or "members" where a task has no teachers of its own."""
+        return "teachers" if {self.roles[name].kind for name in names} == {"teacher"} else "members"
 
     def students(self, task: str) -> dict[str, dict[int, str]]:
         """Variant -> seed -> model, for the students with predictions on `task`, seeds in order."""
