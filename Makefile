@@ -5,8 +5,10 @@ BIN := $(VENV)/bin
 RUN := runs/demo
 RUNS ?= $(or $(DARKROOM_RUNS),runs)
 SHOWN := runs/controls
+# Modules inside the packages of core/: where a package has an __all__, pdoc shows that alone unless they are named.
+INNER := $(subst /,.,$(basename $(wildcard core/*/[a-z]*.py)))
 
-.PHONY: run app lab notebooks results test check torture golden bench screenshots lock clean help
+.PHONY: run app lab notebooks results test check torture golden bench docs screenshots lock clean help
 
 help:
 	@echo "make run    set up, run the whole pipeline on the embedded suite into $(RUN), print the results table"
@@ -19,6 +21,7 @@ help:
 	@echo "make torture  kill runs, damage files, fill disks, repeat runs: some twenty minutes, ends in a table"
 	@echo "make golden rewrite tests/golden/ from a run of today's code; look at the diff"
 	@echo "make bench  training speed against transformers.Trainer and a plain loop, into benchmarks/results"
+	@echo "make docs   write docs/config.md, docs/commands.md and the API's pages, docs/api/index.html"
 	@echo "make screenshots  pictures of every page of $(SHOWN) into docs/screenshots (needs chromium)"
 	@echo "make lock   rewrite constraints.txt from .venv"
 	@echo "make clean  remove .venv and caches (runs stay)"
@@ -62,6 +65,13 @@ golden: $(VENV)/.dev
 # Also `make bench BENCH=--quick`, `BENCH='--device cuda'`.
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.training $(BENCH)
+
+# docs/api is not kept in git: ten megabytes that follow from the docstrings. Warnings are pdoc's about annotations of
+# NamedTuples, which it shows as they are written.
+docs: $(VENV)/.dev
+	$(BIN)/python -m core config --markdown > docs/config.md
+	$(BIN)/typer core.cli utils docs --name 'python -m core' --title 'Every command' --output docs/commands.md
+	$(BIN)/python -W ignore -m pdoc core $(INNER) --docformat markdown --no-show-source --output-directory docs/api
 
 screenshots: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.screenshots $(SHOWN) docs/screenshots

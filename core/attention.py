@@ -6,6 +6,7 @@ and ELECTRA without a fork of their code. Each sequence attends to itself alone:
    has many (`MAX_GROUPS`), the attention alone is padded, as many small calls cost more than the padding;
  - on CUDA, torch's variable-length flash kernel where it can serve (16 bits, no dropout, as it has none), otherwise
    padded; linear layers, the bulk of the work, see no padding either way.
+
 Dropout falls on attention's probabilities after the softmax in every form, so that a packed token meets the same noise
 as a padded one; only the order in which random numbers are drawn differs.
 

@@ -1,8 +1,8 @@
 """Rows -> batches: near-equal lengths, one task a batch, reshuffled every epoch from named streams.
 
 Batches are cut from windows of many shuffled batches, sorted by length inside a window: padding is nearly gone and the
-order stays random (SPEED, "no padding"). All batches of all tasks are then shuffled together: tasks are mixed in
-proportion to their size (PAPER, "Mini-batches"), or as `train.sampling` has it.
+order stays random (LOG.md, "Speed"). All batches of all tasks are then shuffled together: tasks are mixed in
+proportion to their size (1901.11504), or as `train.sampling` has it.
 
 A batch is *packed*: its sequences lie one after another, shortest first, and the encoder computes no padding
 (core/encoder). What has to be rectangular (SAN's softmax over a sequence, the masks of replaced-token detection) is

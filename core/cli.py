@@ -37,7 +37,10 @@ from core.store import Run
 from core.workers import Event
 
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__.split("\n")[0]
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Darkroom: multi-task knowledge distillation. Start with `python -m core run --preset demo --out runs/demo`.",
 )
 
 tasks_app = typer.Typer(no_args_is_help=True, help="Your own tasks.")
@@ -58,7 +61,7 @@ def _console() -> Console:
 def run(
     out: Annotated[Path, typer.Option(help="run directory, made when it does not exist")],
     preset: Annotated[
-        str | None, typer.Option(help=f"one of {', '.join(PRESETS)} [default: the run's own config, else demo]")
+        str | None, typer.Option(help=f"one of {', '.join(PRESETS)}; if not given the run's own config, else demo")
     ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file with sections as in run.json's config")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="section.field=value, repeatable")] = None,
@@ -99,6 +102,24 @@ def run(
         else:
             following = f"python -m core run --out {out}, for what comes after stage '{only}'"
         console.print(f"\nNext: {following}", markup=False)
+
+
+@app.command()
+def config(
+    section: Annotated[str | None, typer.Argument(help="one section or field, for example distill")] = None,
+    preset: Annotated[str, typer.Option(help=f"whose values are shown: {', '.join(PRESETS)}")] = "demo",
+    markdown: Annotated[bool, typer.Option("--markdown", help="the defaults as Markdown (docs/config.md)")] = False,
+) -> None:
+    """Every field that can be set: a preset's value, what the field takes and what it means."""
+    console = _console()
+    with user_errors():
+        from core.fields import as_markdown, chosen, render_fields
+
+        found = chosen(load_config(preset, None, (), None), section)
+        if markdown:
+            sys.stdout.write(as_markdown(found))
+        else:
+            render_fields(found, console)
 
 
 @app.command()
@@ -175,13 +196,13 @@ def report(
 def predict(
     run: Annotated[Path, typer.Option(help="run directory")],
     model: Annotated[str, typer.Option(help="a model of the run, for example st-kd-s0 or mt-1")],
-    task: Annotated[str | None, typer.Option(help="a task of the model [default with --in: all that fit]")] = None,
+    task: Annotated[str | None, typer.Option(help="a task of the model; with --in all that fit, if not given")] = None,
     text: Annotated[str | None, typer.Option(help="the text; for ranking the question")] = None,
     text_b: Annotated[str | None, typer.Option(help="the second text of a pair")] = None,
     candidate: Annotated[list[str] | None, typer.Option(help="a candidate of a ranking question, repeatable")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="probabilities as JSON")] = False,
     in_: Annotated[Path | None, typer.Option("--in", help="file of texts, a folder, or - (standard input)")] = None,
-    out: Annotated[Path, typer.Option(help="with --in: .parquet, .tsv, .csv or .jsonl [default: JSON lines]")] = Path(
+    out: Annotated[Path, typer.Option(help="with --in: .parquet, .tsv, .csv or .jsonl; - is standard output")] = Path(
         "-"
     ),
     column: Annotated[list[str] | None, typer.Option(help="with --in: text_a=NAME, text_b=NAME, ...")] = None,
@@ -222,7 +243,7 @@ def export(
     run: Annotated[Path, typer.Option(help="run directory")],
     model: Annotated[str, typer.Option(help="a model of the run, for example st-kd-s0")],
     out: Annotated[Path, typer.Option(help="new or empty folder")],
-    task: Annotated[str | None, typer.Option(help="one of the model's tasks [default: all heads]")] = None,
+    task: Annotated[str | None, typer.Option(help="one of the model's tasks; all heads if not given")] = None,
     push: Annotated[str | None, typer.Option(help="also upload to this repository of the hub (private)")] = None,
 ) -> None:
     """Write a model for transformers: AutoModelForSequenceClassification.from_pretrained(OUT)."""
@@ -259,7 +280,7 @@ def submit(
 @tasks_app.command("check")
 def tasks_check(
     file: Annotated[Path, typer.Argument(help="YAML of own tasks", show_default=False)],
-    files_dir: Annotated[Path | None, typer.Option(help="folder of its files [default: the YAML's own]")] = None,
+    files_dir: Annotated[Path | None, typer.Option(help="folder of its files; the YAML's own if not given")] = None,
 ) -> None:
     """Read every file of every task: what was understood, with three rows, or what is wrong."""
     console = _console()
@@ -287,7 +308,7 @@ def import_predictions(
         list[str] | None, typer.Option(help="NAME=teacher, member, ensemble, soup or student:VARIANT:SEED")
     ] = None,
     humans: Annotated[Path | None, typer.Option(help="JSON lines of uid, label_counter (chaosNLI)")] = None,
-    key: Annotated[str | None, typer.Option(help="id column of all files [default: pairID for NLI]")] = None,
+    key: Annotated[str | None, typer.Option(help="id column of all files; pairID for NLI if not given")] = None,
     probs: Annotated[bool, typer.Option("--probs", help="files hold probabilities, not logits")] = False,
     partial: Annotated[bool, typer.Option("--partial", help="keep the examples that all models have")] = False,
 ) -> None:
@@ -397,7 +418,7 @@ def notebooks(
 def sweep(
     run: Annotated[Path, typer.Option(help="base run: its members and teachers are shared by all cells")],
     out: Annotated[Path, typer.Option(help="folder for the cells, each a run directory")],
-    grid: Annotated[Path | None, typer.Option(help="YAML file: parameter: [values]")] = None,
+    grid: Annotated[Path | None, typer.Option(help="YAML file, a list of values for each parameter")] = None,
     values: Annotated[list[str] | None, typer.Option("-p", help="name=a,b,c; repeatable")] = None,
     jobs: Annotated[int, typer.Option(min=1, help="cells at a time: one a core on a CPU, 1 on a GPU")] = 1,
 ) -> None:

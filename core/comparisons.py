@@ -47,7 +47,7 @@ def mean_and_se(values: npt.ArrayLike) -> MeanSE:
 def paired_difference(a: npt.ArrayLike, b: npt.ArrayLike, *, higher_is_better: bool = True) -> Difference:
     """Is recipe a better than recipe b? `a`, `b` are (S,): one metric, the same seeds in the same order.
 
-    "no difference" where |mean of a - b| <= 2 standard errors (STYLE.md), "one seed" where S = 1, which shows
+    "no difference" where |mean of a - b| <= 2 standard errors, "one seed" where S = 1, which shows
     nothing. With S = 3 the 95 % point of Student's t is 4.3 and not 2: "better" at n = 3 is a hint, at n >= 5 a
     finding. Example: `paired_difference(kd, hard, higher_is_better=HIGHER_IS_BETTER["nll"])`.
     Raises `ValueError` for lengths that differ, no values, or values that are not finite.

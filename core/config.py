@@ -51,6 +51,9 @@ class Teaching(NamedTuple):
 
 
 class Config(Section):
+    """A run's whole configuration: a section a stage, the device, and what must hold between them. Raises `ValueError`
+    for what does not go together."""
+
     preset: str = Field("demo", description="the preset that this config started from")
     seed: int = Field(0, ge=0, description="master seed of every named stream")
     data: DataConfig = DataConfig()

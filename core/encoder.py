@@ -8,8 +8,9 @@ a test reads it off the modules.
 and there it
  - calls embeddings and layers itself on packed tokens: positions restart at each sequence, attention is ours
    (core/attention), no layer computes padding;
- - for heads that read only [CLS], computes only that row in the last layer: the others are dead work (SPEED, 5).
+ - for heads that read only [CLS], computes only that row in the last layer: the others are dead work.
    Exact; by arithmetic 5/6 of that layer's work. Masked-token prediction reads only the masked rows (core/rtd).
+
 Every other type runs as transformers has it, padded.
 
 Shapes: B sequences, T packed tokens, L of the longest, K chosen tokens of each sequence, E embeddings, H hidden.

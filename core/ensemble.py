@@ -1,7 +1,7 @@
 """Many members' predictions into one: an ensemble is a recipe over stored logits, so recipes compare without a GPU.
 
 A strategy is a function (M, N, C) -> (N, C) in the table at the bottom; a new one is a line there. Each loss has its
-natural average (LOSSES.md): soft cross-entropy and forward KL the mean of probabilities (the paper's Q), reverse KL
+natural average (core/losses): soft cross-entropy and forward KL the mean of probabilities (the paper's Q), reverse KL
 the geometric mean, MSE on logits the mean of logits. What the average hides, the members' disagreement, is
 `jensen_gap_N` (how far their distributions differ), `disagreement_N` (how often their answers do) and `q_statistic`
 (whether they are wrong on the same examples).
@@ -74,7 +74,7 @@ def jensen_gap_N(member_logits_MNC: npt.ArrayLike) -> FloatArray:
     """H(mean of p_m) - mean of H(p_m), in nats: 0 iff all members agree, at most log M.
 
     It is the constant between "mean of the teachers' losses" and "loss to their mean":
-    mean_m KL(p_m || q) = KL(mean || q) + gap for every q, so the two have one gradient (LOSSES.md).
+    mean_m KL(p_m || q) = KL(mean || q) + gap for every q, so the two have one gradient.
     Also the mutual information of member and label, and the Jensen-Shannon divergence of the members.
     """
     log_p_MNC = log_probs_NC(stack_members(member_logits_MNC, ndim=2, what="logits"))
@@ -197,7 +197,7 @@ def _mean_logits(logits_MNC: FloatArray) -> FloatArray:
 
 
 STRATEGIES: dict[str, Strategy] = {
-    "mean_probs": _mean_probs,  # the paper's Q (1904.09482; PAPER, step 4)
+    "mean_probs": _mean_probs,  # the paper's Q (1904.09482)
     "geometric_mean": _geometric_mean,
     "mean_logits": _mean_logits,
 }

@@ -4,11 +4,12 @@ one encoder. Importing this module registers it:
     import core.exported
     from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
-    model = AutoModelForSequenceClassification.from_pretrained(DIR)              # answers the task of the export
-    model = AutoModelForSequenceClassification.from_pretrained(DIR, task="nli")  # another of its tasks
+    model = AutoModelForSequenceClassification.from_pretrained(DIR)
     inputs = AutoTokenizer.from_pretrained(DIR)(["a text"], ["another"], return_tensors="pt")
     model(**inputs).logits           # (B, C), labels in model.config.id2label
     model.answers(**inputs)          # all heads, one encoder pass
+
+`from_pretrained(DIR)` answers the task of the export, `from_pretrained(DIR, task="nli")` another of its tasks.
 
 No code travels with the model (`trust_remote_code` is not needed): this package must be installed where it is loaded.
 It runs the pipeline's own encoder and heads. A ranking head gives the relevance (B, 1) of each (question, candidate)

@@ -59,11 +59,11 @@ def evaluate(
     regression `gold_value` (N,) with nan; rows without gold count for the truth only. `true_probs`, `human_probs`
     are (N, C), `true_mean`, `true_std` (N,), with nan rows where unknown. What has no row is absent from the result.
 
-    classification, ranking: the task's metrics, `score` (their mean, GLUE's convention), `accuracy`, `nll`, `brier`,
-        `ece`; `kl_truth`, `kl_humans` = mean KL(truth or humans || model), in nats.
-    regression: the task's metrics, `score`, `mse`; `mse_truth` to the true mean, and with `true_std` `kl_truth` =
-        mean of (value - mean)^2 / (2 std^2), the KL of two Gaussians that share the annotators' spread: the same
-        unit, nats, as on the other tasks.
+    - classification, ranking: the task's metrics, `score` (their mean, GLUE's convention), `accuracy`, `nll`, `brier`,
+      `ece`; `kl_truth`, `kl_humans` = mean KL(truth or humans || model), in nats.
+    - regression: the task's metrics, `score`, `mse`; `mse_truth` to the true mean, and with `true_std` `kl_truth` =
+      mean of (value - mean)^2 / (2 std^2), the KL of two Gaussians that share the annotators' spread: the same unit,
+      nats, as on the other tasks.
 
     Resamples depend on (n, resamples, seed) alone, so all models of a task see the same ones and their intervals are
     paired. Percentile intervals, but for `ece`, see METRICS. Example::

@@ -32,7 +32,7 @@ class Adamax(torch.optim.Adamax):
 
 
 def make_optimizer(model: nn.Module, train: TrainConfig) -> torch.optim.Optimizer:
-    """Adamax or AdamW; no weight decay on biases and LayerNorm (PAPER, Hyperparameters)."""
+    """Adamax or AdamW; no weight decay on biases and LayerNorm (1904.09482, section 4)."""
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
     for parameter in model.parameters():

@@ -130,7 +130,7 @@ def _glue_base() -> Config:
 
 
 def _paper() -> Config:
-    """BERT-large with the paper's numbers (PAPER, Hyperparameters): Adamax, 5e-5, 32, 5 epochs, 512 tokens."""
+    """BERT-large with the paper's numbers (1904.09482, section 4): Adamax, 5e-5, 32, 5 epochs, 512 tokens."""
     paper: dict[str, Any] = {"epochs": 5, "lr": 5e-5, "batch_size": 32, "optimizer": "adamax"}
     return Config(
         preset="paper",

@@ -6,7 +6,7 @@ its encoder too, and may learn what no head can read off here: `python -m core s
 
     features/<model>/<task>.npy     float16 (N, H), a row for each of examples/<task>.arrow, in its order
 
-The loss is that of the training (LOSSES.md), the mean over examples of
+The loss is that of the training (core/losses), the mean over examples of
 
     alpha T^2 KL(p^T || q^T) + (1 - alpha) CE(e_*, q)        q = softmax(z), z = f W + b, f standardised
 

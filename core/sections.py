@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from core.tasks import SUITE
 
-GLUE_TEACHERS = ("mnli", "qqp", "rte", "qnli")  # PAPER, step 3
+GLUE_TEACHERS = ("mnli", "qqp", "rte", "qnli")  # as in 1904.09482
 
 # Student variant -> does it read targets/? The controls say which part of a teacher helps (core/losses, core/stages/
 # distill): smoothing alone, the teacher's confidence, or what it says about the wrong classes.
@@ -42,10 +42,14 @@ DEFAULT_TEMPERATURE = {"kl": 1.0, "jsd": 1.0, "reverse_kl": 1.0, "dkd": 4.0}
 
 
 class Section(BaseModel):
+    """What all of them hold to: nothing changes, no unknown field, no value that is no number."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 class DataConfig(Section):
+    """Which tasks, from where, and how many rows of them."""
+
     source: Literal["suite", "glue", "hub", "files"] = Field("suite", description="where the examples come from")
     tasks: tuple[str, ...] = Field(tuple(SUITE), min_length=1, description="tasks trained together")
     teacher_tasks: tuple[str, ...] | None = Field(None, description="tasks with teachers; none: as the task rows say")
@@ -66,6 +70,8 @@ class DataConfig(Section):
 
 
 class ModelConfig(Section):
+    """Tokenizer and heads, the same for members, teachers and students."""
+
     tokenizer: str | None = Field(None, description="hub id, folder, `word` or `wordpiece(vocab=N)`; none: encoder's")
     max_length: int = Field(128, ge=8, le=8192, description="tokens of a sequence, special tokens included")
     head_dropout: float = Field(0.1, ge=0, lt=1, description="dropout of a task layer without a value in its row")
@@ -74,6 +80,8 @@ class ModelConfig(Section):
 
 
 class TrainConfig(Section):
+    """What every training has: `pretrain`, `multitask`, `finetune` and `distill` add to these fields."""
+
     epochs: int = Field(5, ge=1, description="passes over the training split")
     lr: float = Field(5e-5, gt=0, description="peak learning rate")
     batch_size: int = Field(32, ge=1, description="examples a batch, at most")
@@ -92,6 +100,8 @@ class TrainConfig(Section):
 
 
 class PretrainConfig(TrainConfig):
+    """Plain text before the tasks, for fresh encoders."""
+
     objective: Literal["none", "rtd", "mlm"] = Field("none", description="pre-trains each fresh encoder on plain text")
     text: str | None = Field(None, description="text file or folder of them; none: text of the suite's world")
     epochs: int = Field(1, ge=1, description="passes over the text")
@@ -122,6 +132,8 @@ class MemberConfig(Section):
 
 
 class MultitaskConfig(TrainConfig):
+    """The M members: a grid of encoders, seeds and dropouts, or a pool of single ones."""
+
     encoders: tuple[str, ...] = Field(
         ("random:bert(layers=2,hidden=64,heads=2)",), min_length=1, description="hub ids, folders or `random:...`"
     )
@@ -162,18 +174,24 @@ class MultitaskConfig(TrainConfig):
 
 
 class SelectConfig(Section):
+    """Which members become teachers."""
+
     top_k: int = Field(3, ge=1, description="members that become teachers")
     rule: Literal["mean_teacher_tasks", "paper"] = Field("mean_teacher_tasks", description="what ranks the members")
     split: Literal["selection", "dev"] = Field("selection", description="`dev` is the paper's leaky choice")
 
 
 class FinetuneConfig(TrainConfig):
+    """The teachers: each chosen member on each teacher task."""
+
     epochs: int = Field(3, ge=1, description="passes over the training split of the teacher's task")
     seed: int = Field(0, ge=0, description="fresh heads and batch order of the teachers")
     imported: tuple[str, ...] = Field((), description="RUN/MODEL whose predictions teach, instead of tuned members")
 
 
 class EnsembleConfig(Section):
+    """How the teachers are combined into Q, and what is compared beside it."""
+
     strategy: Strategy = Field("mean_probs", description="makes Q")
     compare: tuple[Strategy, ...] = Field((), description="further strategies, predicted and scored beside it")
     fit_split: Literal["selection", "dev"] = Field("selection", description="where fitted strategies are fitted")
@@ -191,6 +209,8 @@ class TeachingConfig(Section):
 
 
 class DistillConfig(TrainConfig):
+    """The students: variants, seeds, and what is minimised against the teachers."""
+
     variants: tuple[Variant, ...] = Field(
         ("hard", "kd"), min_length=1, description="students side by side on the same batches: gold, taught, controls"
     )
@@ -219,11 +239,15 @@ class DistillConfig(TrainConfig):
 
 
 class EvaluateConfig(Section):
+    """What is reported, and how wide its intervals are."""
+
     split: Literal["dev", "test"] = Field("test", description="the split that is reported")
     resamples: int = Field(1000, ge=100, description="bootstrap resamples of the examples")
 
 
 class RuntimeConfig(Section):
+    """Where and how it runs, and what is kept of the models."""
+
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps")
     dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="autocast type in training and passes")
     compile: bool = Field(False, description="CUDA: trains encoders as graphs over bucketed shapes, for small models")

@@ -121,7 +121,7 @@ RULES: dict[str, _Rule] = {
         lambda teacher_tasks: teacher_tasks,
         "evaluate every member on every teacher task",
     ),
-    # PAPER, step 2: "by the development results on MNLI and RTE". How the two combine is not said; we take the mean.
+    # 1904.09482: "by the development results on MNLI and RTE". How the two combine is not said; we take the mean.
     "paper": _Rule(
         "mean score over the paper's two tasks",
         lambda teacher_tasks: ("mnli", "rte"),

@@ -27,7 +27,7 @@ import yaml
 Kind = Literal["classification", "regression", "ranking"]
 Head = Literal["linear", "san", "similarity", "ranking"]
 
-# Which heads can serve which kind (PAPER: the four task-specific layers of MT-DNN).
+# Which heads can serve which kind (1901.11504: the four task-specific layers of MT-DNN).
 HEADS_OF_KIND: dict[str, tuple[str, ...]] = {
     "classification": ("linear", "san"),
     "regression": ("similarity",),
@@ -172,7 +172,7 @@ SUITE: dict[str, Task] = _table(
     Task(name="similarity", **{**_VALUE, "text_a": "text_a", "text_b": "text_b"}),
 )
 
-# ---- GLUE's nine; label names are the hub's. Teachers: MNLI, QQP, RTE, QNLI (PAPER, step 3) -------------------------
+# ---- GLUE's nine; label names are the hub's. Teachers: MNLI, QQP, RTE, QNLI (1904.09482) --------------------------
 GLUE: dict[str, Task] = _table(
     _glue(
         "CoLA",

@@ -1,7 +1,7 @@
 """Independent jobs side by side on one machine: a pool of processes, live progress, and no orphan left behind.
 
 Members, teachers and students do not depend on each other, and two processes of one thread use two cores better than
-one process of two (SPEED). One process is used directly, without a pool, where one job runs at a time: on a GPU each
+one process of two. One process is used directly, without a pool, where one job runs at a time: on a GPU each
 job fills the device.
 
 Workers are started once a run and keep their imports. Each watches its parent and ends when that is gone, so that a

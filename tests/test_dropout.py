@@ -1,6 +1,6 @@
 """The dropout that is asked for is the dropout that runs, and cheap random numbers are good random numbers.
 
-The reference code ignored the asked dropout for hub encoders (PAPER, "falls short"); here it is read off every module.
+The reference code ignored the asked dropout for hub encoders; here it is read off every module.
 """
 
 from __future__ import annotations

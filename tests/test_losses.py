@@ -1,4 +1,4 @@
-"""Every loss against every property that LOSSES.md asks of all: one table of cases, one of properties, one test.
+"""Every loss against every property that is asked of all: one table of cases, one of properties, one test.
 
 A definition is written out twice more here: `naive`, a loop over examples and classes that autograd can follow, and
 `closed`, the gradient by hand. All three meet in float64, which the losses keep (they widen to float32, never narrow).

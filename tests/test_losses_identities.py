@@ -1,5 +1,5 @@
 """What ties the losses to one another, to gold, to schedules and to averages of teachers; identities that comments of
-core/losses and LOSSES.md state. Everything in float64, which the losses keep.
+core/losses states. Everything in float64, which the losses keep.
 
 Shapes: B examples, C classes, M teachers.
 """

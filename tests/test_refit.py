@@ -34,7 +34,7 @@ def random_case(seed: int = 0, n: int = N, h: int = H, c: int = C) -> tuple[np.n
 def naive_loss(
     head: Head, features: np.ndarray, gold: np.ndarray, teacher: np.ndarray, alpha: float, t: float, l2: float
 ) -> float:
-    """As LOSSES.md says it, one row at a time."""
+    """As core/refit says it, one row at a time."""
     total = 0.0
     for f, y, v in zip(features, gold, teacher, strict=True):
         z = np.array([sum((f - head.mean) / head.scale * head.weights[:, c]) + head.biases[c] for c in range(C)])

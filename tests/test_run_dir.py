@@ -1,4 +1,4 @@
-"""What a finished run leaves behind: every file that DESIGN.md and the README name, with its columns, and no other."""
+"""What a finished run leaves behind: every file that docs/run-directory.md names, with its columns, and no other."""
 
 from __future__ import annotations
 

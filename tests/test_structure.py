@@ -18,10 +18,10 @@ from core.config import Config
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# DESIGN.md: a module imports only modules above it. A folder is one entry; inside it the order is its own.
+# A module imports only modules above it. A folder is one entry; inside it the order is its own.
 ORDER = """
-    __init__ tasks sections checks config presets calibration bootstrap metric_inputs metrics comparisons ensemble
-    combining targets selection synthetic files locks store
+    __init__ tasks sections checks config presets fields calibration bootstrap metric_inputs metrics comparisons
+    ensemble combining targets selection synthetic files locks store
     plan checksums report submission views status plots refit findings
     ---- above this line: no torch ----
     readers columns data telling_tasks device tokens batching losses heads attention encoder graphs model optim speed

@@ -28,7 +28,7 @@ def arrays(n: int = 20, c: int = 4, seed: int = 0) -> tuple[np.ndarray, np.ndarr
 
 
 def loss(z: np.ndarray, v: np.ndarray, gold: int, alpha: float, temperature: float) -> float:
-    """LOSSES.md, `kl`, as it is written there."""
+    """core/losses, `kl`, as it is written there."""
     soft = temperature**2 * kl(softmax(v / temperature), softmax(z / temperature))
     return alpha * soft - (1 - alpha) * float(np.log(softmax(z)[gold]))
 

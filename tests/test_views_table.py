@@ -120,7 +120,7 @@ def naive_columns(toy: Toy) -> dict[str, list[float]]:
 
 
 def cohort(teacher: bool, hard: bool, student: bool) -> str:
-    """EXPLORE, view 3, as it is written there."""
+    """Eight cohorts, as their words say."""
     return {
         (True, False, True): "taught",
         (True, True, True): "kept",

@@ -1,6 +1,6 @@
 """What moves the student: the gold label's part of the gradient against the teachers' part, one example at a time.
 
-The quantities are those of LOSSES.md in logit space: norms of (1 - alpha)(q - e_y) and of alpha times the soft part,
+The quantities are those of core/losses in logit space: norms of (1 - alpha)(q - e_y) and of alpha times the soft part,
 the cosine between them, and the exact split of a soft gradient into an importance-weighted hard label and the
 teachers' opinion about the wrong classes. They are computed elsewhere; here they are drawn.
 

@@ -1,4 +1,4 @@
-"""Stage 7, distill: student variants side by side on the same batches (PAPER, step 5). One job a variant and seed.
+"""Stage 7, distill: student variants side by side on the same batches (1904.09482). One job a variant and seed.
 
     hard     every task on its gold labels: the plain MT-DNN, the baseline
     kd       tasks with a teacher on hard and soft labels (`distill.loss`), tasks without one on gold alone
@@ -10,8 +10,8 @@ Students of one seed share initialisation, order of the batches and dropout's ge
 difference between variants is paired by seed.
 
 `st-kd-g2-s0` is the second generation: taught by the student `st-kd-s0`, on the tasks that have teachers (Born-Again
-Networks, 1805.04770). `st-kd-s0-ft-nli` is a student fine-tuned on one task's gold labels (PAPER, step 6); it keeps its
-head.
+Networks, 1805.04770). `st-kd-s0-ft-nli` is a student fine-tuned on one task's gold labels (the paper's last step); it
+keeps its head.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def variant_loss(context: Context, datas: dict[str, TaskData], device: Device) -
     for name in targets if context.config.finetune.imported else ():
         is_nan = np.isnan(targets[name].cpu().numpy()).any(axis=1)
         untaught |= {name: is_nan} if is_nan[datas[name].rows("train")].any() else {}
-    # A control without a teacher: the paper's loss with a uniform one (1904.09482, eq. 6, and LOSSES).
+    # A control without a teacher: the paper's loss with a uniform one (1904.09482, eq. 6).
     smoothing = spec.get("smoothing", 0.0)
     uniform = Teaching("soft_ce", smoothing, smoothing, 0.0, 1.0, 1.0, 8.0, 0.5)
     teachings = {

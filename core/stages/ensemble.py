@@ -1,4 +1,4 @@
-"""Stage 6, ensemble: K teachers' stored logits -> Q, by example id (PAPER, step 4).
+"""Stage 6, ensemble: K teachers' stored logits -> Q, by example id (1904.09482).
 
 Reads: `predictions/ft-*/`, `predictions/mt-*/`, gold of the split that fitted strategies are fitted on. Writes:
 `predictions/ens-<strategy>/`, `targets/<task>.parquet` for tasks with a teacher, `ensembles.json`: recipes, diversity

@@ -1,4 +1,4 @@
-"""Stage 5, finetune: each chosen member becomes a teacher of one task, with a fresh head (PAPER, step 3). One job a
+"""Stage 5, finetune: each chosen member becomes a teacher of one task, with a fresh head (1904.09482). One job a
 member and teacher task.
 
 Reads: `models/mt-i/`, `examples/`. Writes: `models/ft-i-<task>/`, `predictions/`, `dynamics/`.

@@ -1,4 +1,4 @@
-"""Stage 3, multitask: M multi-task models on the gold labels of all tasks (PAPER, step 1). One job a member.
+"""Stage 3, multitask: M multi-task models on the gold labels of all tasks (1904.09482). One job a member.
 
 Reads: `examples/`. Writes: `models/mt-i/`, `predictions/mt-i/`, `dynamics/mt-i/`.
 

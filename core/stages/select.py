@@ -1,4 +1,4 @@
-"""Stage 4, select: the K best members, with reasons (PAPER, step 2).
+"""Stage 4, select: the K best members, with reasons (1904.09482).
 
 Reads: `predictions/mt-*/`, gold. Writes: `selection.json`, which names the split that was used.
 

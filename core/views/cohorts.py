@@ -1,4 +1,4 @@
-"""Who taught whom: the flip ledger of teacher, student without distillation and student (EXPLORE, view 3).
+"""Who taught whom: the flip ledger of teacher, student without distillation and student.
 
 Every example with gold is in one of eight cohorts, by who is right (COHORTS in core/views/derived). The net gain of
 distillation is (taught + surpassed) - (mis-taught + lost): the examples that the student alone of the two students gets

@@ -24,7 +24,7 @@ from core.views import NotDefined
 from core.views.reading import chunks, log_mean, log_probs_CN
 from core.views.table import BASELINE, DEFAULT_STUDENT, TaskTable
 
-# Outcome of (teacher, student without distillation, student), right or wrong -> cohort (EXPLORE, view 3).
+# Outcome of (teacher, student without distillation, student), right or wrong -> cohort.
 COHORTS = ("taught", "kept", "missed", "mis-taught", "resisted", "surpassed", "lost", "hopeless")
 COHORT_IN_WORDS = {
     "taught": "the teacher is right, the student learnt it, without distillation it is wrong",

@@ -1,6 +1,6 @@
 """What the loss asks of a student's logits, in closed form: gold against teacher, and what the teacher adds to gold.
 
-Loss (LOSSES.md): alpha T^2 KL(p^T || q^T) + (1 - alpha) CE(gold, q), so the logit gradient is the sum of
+Loss (core/losses): alpha T^2 KL(p^T || q^T) + (1 - alpha) CE(gold, q), so the logit gradient is the sum of
 
     hard  (1 - alpha) (q - e_*)        soft  alpha T (q^T - p^T)
 
@@ -9,7 +9,9 @@ and T act as label smoothing; only T != 1 tells them apart. MT-DNN's own point i
 
 The exact decomposition of the soft gradient at T = 1, with p~ the teacher's distribution over the wrong classes:
 
-    q - p = p_* (q - e_*) + (1 - p_*) (q - p~)      importance-weighted gold + the teacher's conditional
+    q - p = p_* (q - e_*) + (1 - p_*) (q - p~)
+
+importance-weighted gold, and the teacher's conditional.
 
 These are weights at *this* student, not the score of one that was trained with another alpha or T. Give the name of a
 model for a real checkpoint; a variant is the mean of its seeds' probabilities, which is nobody's.
@@ -179,8 +181,10 @@ def what_if(
     a sample (core/views/paging) of a large table. Raises `NotDefined` for regression and where no row has gold.
 
     Of the mixed target only the entry of gold depends on alpha other than by a factor, so its entropy is
-    -t log t - alpha log(alpha) (1 - p_*) - alpha sum_{c != *} p_c log p_c with t = 1 - alpha + alpha p_*, and one
-    logarithm an example is all that (alpha, T) costs.
+
+        -t log t - alpha log(alpha) (1 - p_*) - alpha sum_{c != *} p_c log p_c,  t = 1 - alpha + alpha p_*
+
+    and one logarithm an example is all that (alpha, T) costs.
     """
     for alpha in alphas:
         for temperature in temperatures:

@@ -1,7 +1,7 @@
 """Rows in an order, a page at a time; and a sample to draw that stays the same from run to run.
 
 A table of examples is a page of 25-100 rows that is picked here, never the whole frame: a browser takes 18 seconds for
-a million rows (EXPLORE, 3.5). A scatter plot draws at most SAMPLE_ROWS: at 150,000 selected points the session dies.
+a million rows. A scatter plot draws at most SAMPLE_ROWS: at 150,000 selected points the session dies.
 
 Shapes: N examples.
 """

@@ -1,4 +1,4 @@
-"""Are the voices' probabilities honest, and was the teacher's over- or under-confidence passed on (EXPLORE, view 8)?
+"""Are the voices' probabilities honest, and was the teacher's over- or under-confidence passed on?
 
 Bins, intervals and the temperature are those of core/calibration.
 
