@@ -72,7 +72,7 @@ def test_run_only_and_from(copied: Run) -> None:
 
 
 def test_own_tasks_by_yaml(tmp_path: Path) -> None:
-    """The README's example: a YAML file beside its CSV files, with train and dev alone."""
+    """A YAML file beside its CSV files, with train and dev alone."""
     rng = np.random.default_rng(0)
     for split, n in (("train", 80), ("dev", 30)):
         toxic = rng.integers(2, size=n)

@@ -7,6 +7,7 @@ own words.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -14,32 +15,43 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from conftest import TINY
 from test_cli import call
 
+from core.store import Run
+
 ROOT = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
 
-STARTS = ("python -m", "cat ", "make ", "papermill ", "mkdir ", "streamlit ", "pip ", "jupyter ")
-SMALL = (*TINY, "data.tasks=[nli,paraphrase]", "multitask.dropouts=[0.1,0.2]", "distill.seeds=1")
-SET = " ".join(f"--set '{item}'" for item in SMALL)
-SET_OF_EXPERIMENT = " ".join(f"--set '{item}'" for item in SMALL if "distill.seeds" not in item)
+STARTS = ("python -m", "cat ", "echo ", "make ", "papermill ", "mkdir ", "printf ", "streamlit ", "pip ", "jupyter ")
+TASKS = "data.tasks=[nli,sentiment]"
+SMALL = (*TINY, "multitask.dropouts=[0.1,0.2]")
+SET = " ".join(f"--set '{item}'" for item in (*SMALL, TASKS, "distill.seeds=1"))
+SET_OF_OWN = " ".join(f"--set '{item}'" for item in (*SMALL, "distill.seeds=1"))
+SET_OF_EXPERIMENT = " ".join(f"--set '{item}'" for item in (*SMALL, TASKS) if "distill.seeds" not in item)
+OWN = {"docs/own-task": str(ROOT / "docs" / "own-task")}
 
 # Command -> what is put in the place of its words. Executed in this order, on one run.
 INSTEAD: dict[str, dict[str, str]] = {
-    "python -m core run --preset demo --out runs/x --set distill.alpha=0.3": {"--preset demo": f"--preset smoke {SET}"},
-    "python -m core run --preset demo --out runs/x --dry-run": {"--preset demo ": ""},
-    "python -m core run --preset demo --out runs/x --from distill": {"--preset demo ": ""},
+    "python -m core run --preset smoke --out runs/x": {"--preset smoke": f"--preset smoke {SET}"},
     "python -m core status runs/x": {},
-    "python -m core verify runs/x": {},
     "python -m core report runs/x --full": {},
+    "python -m core run --out runs/x --set distill.alpha=0.3 --update": {},
+    "python -m core run --out runs/x --from distill": {},
+    "python -m core verify runs/x": {},
+    "python -m core config distill": {},
+    "python -m core config --preset paper": {},
+    "python -m core run --preset demo --out runs/y --dry-run": {"--preset demo": f"--preset smoke {SET}"},
     'python -m core predict --run runs/x --model st-kd-s0 --task nli --text "most guests loved the soup" '
     '--text-b "some guests liked the broth"': {},
+    "printf 'text_a\\ttext_b\\nthe soup was good\\tthe broth was fine\\n' > pairs.tsv": {},
     "python -m core predict --run runs/x --model st-kd-s0 --in pairs.tsv --out said.parquet": {},
-    "python -m core export --run runs/x --model st-kd-s0 --task sentiment --out exported/sentiment": {
-        "--task sentiment": "--task nli"
-    },
+    """echo '{"review": "the soup was lovely"}' > reviews.jsonl""": {},
+    "cat reviews.jsonl | python -m core predict --run runs/x --model st-kd-s0 --in - "
+    "--column text_a=review > said.jsonl": {},
+    "python -m core export --run runs/x --model st-kd-s0 --task sentiment --out exported/sentiment": {},
     "python -m core export --run runs/x --model st-kd-s0 --out exported/student": {},
     "papermill notebooks/6_distill.ipynb out.ipynb -k python3 -p run_dir runs/x -p alpha 0.3": {},
     # All eight run in test_notebooks, and twice.
@@ -52,31 +64,45 @@ INSTEAD: dict[str, dict[str, str]] = {
     "python -m core experiment controls --data-seeds 14": {
         "controls --data-seeds 14": f"distilled --preset smoke --data-seeds 1 --seeds 1 {SET_OF_EXPERIMENT}"
     },
+    "python -m core tasks check docs/own-task/my_tasks.yaml": OWN,
+    "python -m core run --preset smoke --tasks docs/own-task/my_tasks.yaml --out runs/mine": {
+        **OWN,
+        "--preset smoke": f"--preset smoke {SET_OF_OWN}",
+    },
+    "python -m core run --preset smoke --out runs/roberta --set "
+    """'multitask.encoders=["random:roberta(layers=2,hidden=64,heads=2)"]'""": {"--out": "--dry-run --out"},
     "python -m core run --preset controls --out runs/controls --set data.seed=2": {"--out": "--dry-run --out"},
     "python -m benchmarks.stages runs/demo": {"runs/demo": "runs/x"},
-    "python -m core pretrain --text FILE --objective rtd --out encoders/small": {
-        "FILE": "text.txt --set epochs=1 --encoder 'random:bert(layers=1,hidden=32,heads=2)' --tokenizer word"
+    "python -m core pretrain --text text.txt --objective rtd --out encoders/small --encoder "
+    "'random:bert(layers=2,hidden=64,heads=2)'": {
+        "layers=2,hidden=64,heads=2": "layers=1,hidden=32,heads=2",
+        "--objective": "--set epochs=1 --tokenizer word --objective",
     },
 }
 # Command -> why it does not run here.
 ELSEWHERE = {
-    "python -m core run --tasks my_tasks.yaml --out runs/mine": "test_cli.py runs the README's own task, on made files",
+    "python -m core run --preset glue-small --set data.glue_dir=FOLDER --set data.max_train=1000 --out runs/glue": (
+        "needs GLUE's files; test_glue.py runs the preset on them, or on imitations"
+    ),
+    "python -m core submit --run runs/glue --model st-kd-s0 --out glue.zip": "needs GLUE; test_submission.py runs it",
+    "python -m core run --preset glue-base --out runs/base": "needs the hub, and hours on a GPU",
     "python -m core import-predictions --out runs/berts --task snli --examples DATA/snli/dev.jsonl "
     "--model bert-0=DATA/teacher_logits/snli_dev_bert-base-uncased.parquet@seed=0 "
     "--model bert-1=DATA/teacher_logits/snli_dev_bert-base-uncased.parquet@seed=1 "
     "--humans DATA/humans/chaosNLI_snli.jsonl": "needs data; test_importing.py runs it on made files, and on these",
-}
-ELSEWHERE |= {
-    "cat reviews.jsonl | python -m core predict --run runs/x --model st-kd-s0 --in - "
-    "--column text_a=review > said.jsonl": "a pipe of the shell; test_answering.py reads from standard input",
-    "python -m core submit --run runs/glue --model st-kd-s0 --out glue.zip": "needs GLUE; test_submission.py runs it",
-    "python -m core tasks check my_tasks.yaml": "tests of own tasks run it on made files",
     "python -m benchmarks.million FOLDER": "takes minutes and gigabytes",
     "python -m benchmarks.pages FOLDER": "takes minutes, and starts a server",
     "python -m benchmarks.box FOLDER": "draws in a browser on a large run; tests/browser draws on a small one",
 }
 # Targets of the Makefile: `make -n` says here what each would do.
 MAKE = "sets up a .venv of its own from a package registry; CI runs `make test` on a fresh clone"
+
+
+def in_shell(line: str) -> subprocess.CompletedProcess[str]:
+    """As a person's shell runs it, with this Python's environment activated."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": path}
+    return subprocess.run(["bash", "-c", line], capture_output=True, text=True, env=environ)
 
 
 def commands() -> list[str]:
@@ -121,7 +147,6 @@ def test_what_can_run_here_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     (tmp_path / "text.txt").write_text(
         "most guests loved the soup\nsome guests liked the broth\n" * 40, encoding="utf-8"
     )
-    (tmp_path / "pairs.tsv").write_text("text_a\ttext_b\nthe soup was good\tthe broth was fine\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     for command, instead in INSTEAD.items():
         for said, meant in instead.items():
@@ -134,12 +159,11 @@ def test_what_can_run_here_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
                 done = call(*words[3:])
                 assert done.exit_code == 0, f"{part}\n{done.output}"
             else:
-                words = [sys.executable, "-m", *words] if words[0] == "papermill" else words
-                ended = subprocess.run(
-                    words, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
-                )
+                ended = in_shell(part if words[0] != "papermill" else shlex.join(words))
                 assert ended.returncode == 0, f"{part}\n{ended.stderr}"
     assert (tmp_path / "out.ipynb").exists()
-    assert (tmp_path / "said.parquet").exists()
+    assert pq.read_table(tmp_path / "said.parquet")["nli"].to_pylist()
+    assert json.loads((tmp_path / "said.jsonl").read_text(encoding="utf-8"))["sentiment"]
+    assert Run(tmp_path / "runs" / "mine").manifest()["tasks"].keys() == {"toxicity"}
     assert (tmp_path / "reports" / "pages" / "3_select.html").exists()
     assert (tmp_path / "runs" / "sweep" / "sweep.html").exists()
