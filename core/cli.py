@@ -71,7 +71,7 @@ def run(
     update: Annotated[bool, typer.Option("--update", help="replace results of another config in --out")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print what would run and its rough cost")] = False,
     engine: Annotated[str, typer.Option(help="local (a process a core, one job a GPU), or ray (a cluster)")] = "local",
-    ray_address: Annotated[str | None, typer.Option(help="of a running cluster, or auto [default: one here]")] = None,
+    ray_address: Annotated[str | None, typer.Option(help="of a running cluster, or auto; else one starts here")] = None,
     ray_gpus: Annotated[float | None, typer.Option(min=0, help="GPUs a job, for small models a share")] = None,
     ray_artifacts: Annotated[
         str | None, typer.Option(help="fsspec URL that files go by where --out is on no shared file system")
