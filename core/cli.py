@@ -98,7 +98,7 @@ def run(
         if "evaluate" in manifest["jobs"]:
             console.print()
             render_report(build_report(target), console)
-            following = f"python -m core report {out} --full, or look at {out}/ (README, 'Run directory')"
+            following = f"python -m core report {out} --full, or `make app` to look at every example"
         else:
             following = f"python -m core run --out {out}, for what comes after stage '{only}'"
         console.print(f"\nNext: {following}", markup=False)

@@ -1,6 +1,6 @@
 """Bucketed batches for a compiled encoder: CUDA graphs replay a step's launches as one, and want shapes that repeat.
 
-Small models on a GPU are bound by launches (SPEED). `bucketed` rounds a batch's three sizes up (sequences, tokens,
+Small models on a GPU are bound by launches. `bucketed` rounds a batch's three sizes up (sequences, tokens,
 the longest), each to one of 8 in an octave or a multiple of 16, so that an epoch has a few shapes and not thousands;
 `encode_bucketed` is `core/encoder.encode` under `torch.compile`, captured once a shape. What is filled in is never
 read: filler sequences are two tokens, one of each text, so that no softmax is empty, and `rank_B` leaves them out.

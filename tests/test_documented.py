@@ -81,6 +81,14 @@ def test_every_public_module_has_a_page(made: Path) -> None:
     assert "https://" not in re.sub(r"<style.*?</style>|https://pdoc\.dev", "", losses, flags=re.S)  # read offline
 
 
+def test_the_readmes_map_has_every_module() -> None:
+    """Each file and folder of core/, the package's own apart."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    own = [path for path in (ROOT / "core").iterdir() if not path.name.startswith("__")]
+    missing = [path.name for path in own if f"`core/{path.name}" not in readme]
+    assert missing == [], "put it into README, 'Where the code is'"
+
+
 # ---- fields --------------------------------------------------------------------------------------------------------
 def leaves(values: dict[str, Any], prefix: str = "") -> Iterator[str]:
     for key, value in values.items():
