@@ -35,7 +35,7 @@ TILES = {
     "teacher_value": "Teacher",
     "student_value": "Student",
     "gap": "Student minus teacher",
-    "spread": "Spread of the members",
+    "spread": "Spread behind the teacher",
 }
 
 
@@ -193,9 +193,9 @@ def tiles(table: TaskTable, row: int, student: str) -> None:
             shown.append((words, f"{value:.3f}" if np.isfinite(value) else "not known", COLUMNS[name].words))
     try:
         nearest = closest_member(table, [row], student=student)
-        shown.append(
-            ("Nearest member", show.literal(table.members[int(nearest.member[0])]), "the smallest KL(member, student)")
-        )
+        one = table.models.behind(table.members).removesuffix("s")
+        name = show.literal(table.members[int(nearest.member[0])])
+        shown.append((f"Nearest {one}", name, f"the smallest KL({one}, student)"))
     except (NotDefined, ValueError):
         pass
     with st.grid(6, min_column_width=150, gap="small"):
