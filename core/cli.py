@@ -28,9 +28,10 @@ from core.endings import user_errors
 from core.engine_ray import ray_options
 from core.locks import locked
 from core.pipeline import run_pipeline
-from core.plan import STAGES
+from core.plan import STAGES, keyed_fields
 from core.presets import PRESETS, load_config
 from core.progress import Progress
+from core.ranks import follow, joined
 from core.report import build_report, render_report
 from core.status import read_status
 from core.store import Run
@@ -79,7 +80,10 @@ def run(
 ) -> None:
     """Run the pipeline, skipping what is up to date; the same command goes on after a stop."""
     console = _console()
-    with user_errors():
+    with user_errors(), joined() as ranks:
+        if not ranks.is_main:
+            follow(ranks)
+            return
         if from_ is not None and only is not None:
             raise ValueError("--from and --only exclude each other: give one")
         ray = ray_options(engine, ray_address, ray_gpus, ray_artifacts)
@@ -93,7 +97,14 @@ def run(
             return
         with Progress(console) as progress:
             manifest = run_pipeline(
-                target, resolved, first_stage=from_, only_stage=only, update=update, ray=ray, progress=progress
+                target,
+                resolved,
+                first_stage=from_,
+                only_stage=only,
+                update=update,
+                ray=ray,
+                progress=progress,
+                ranks=ranks,
             )
         if "evaluate" in manifest["jobs"]:
             console.print()
@@ -347,7 +358,10 @@ def pretrain(
 ) -> None:
     """Pre-train a small encoder on plain text; the same command goes on after a stop."""
     console = _console()
-    with user_errors():
+    with user_errors(), joined() as ranks:
+        if not ranks.is_main:
+            follow(ranks)
+            return
         own = [f"pretrain.text={json.dumps(str(text))}", f"pretrain.objective={objective}"]
         settings = load_config("glue-small", None, [*own, *(f"pretrain.{item}" for item in set_ or ())]).pretrain
         if objective == "none":
@@ -356,31 +370,38 @@ def pretrain(
 
         from core.device import resolve_device
         from core.encoder import config_of
+        from core.parallel import own_device
         from core.pretrain import pretrain as pretrain_text
-        from core.pretrain import read_lines
+        from core.pretrain import read_lines, take_part
         from core.tokens import build_tokenizer
 
         torch.set_num_threads(settings.threads)
         where = resolve_device(device, "auto", hidden=config_of(encoder, None).hidden_size)
         lines = read_lines(text)
-        about = {"settings": settings.model_dump(exclude={"text"}), "encoder": encoder, "tokenizer": tokenizer}
+        kept = keyed_fields(settings.model_dump(exclude={"text"}))
+        about = {"settings": kept, "encoder": encoder, "tokenizer": tokenizer}
         with locked(out) as note, Progress(console) as progress:
             if note:
                 progress.note(f"note: {note}")
             progress.note(where.reason)
             progress.start("pretrain", [out.name])
+            options = {
+                "encoder": encoder,
+                "tokenizer": build_tokenizer(tokenizer, lines),
+                "settings": settings,
+                "dropout": settings.dropout,
+                "seed": seed,
+                "names": ("pretrain", encoder, settings.seed),
+                "key": digest({**about, "seed": seed, "text": digest(lines)}),
+            }
+            ranks.agreed((take_part, (text, out, where, options)))
             done = pretrain_text(
                 lines,
                 out,
-                encoder=encoder,
-                tokenizer=build_tokenizer(tokenizer, lines),
-                settings=settings,
-                dropout=settings.dropout,
-                seed=seed,
-                names=("pretrain", encoder, settings.seed),
-                device=where,
+                device=own_device(where, ranks),
                 report=lambda share, values: progress.event(Event(out.name, share, values)),
-                key=digest({**about, "seed": seed, "text": digest(lines)}),
+                ranks=ranks,
+                **options,
             )
         scores = ", ".join(f"{name} {value:.3f}" for name, value in done["held_out"].items())
         console.print(

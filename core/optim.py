@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from core.parallel import local, whole
 from core.sections import TrainConfig
 
 
@@ -63,10 +64,10 @@ def clipped_step(optimizer: torch.optim.Optimizer, max_norm: float) -> torch.Ten
     device never waits, and the gradients are left as they were used."""
     parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     gradients = [p.grad for p in parameters]
-    norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
+    norm = whole(torch.nn.utils.get_total_norm(gradients, foreach=True))
     divisor = (norm / max_norm).clamp(min=1.0)
-    if isinstance(optimizer, torch.optim.AdamW):
-        # The fused kernel divides while it reads the gradient: a pass over all gradients less.
+    if isinstance(optimizer, torch.optim.AdamW) and gradients[0] is local(gradients[0]):
+        # The fused kernel divides while it reads the gradient: a pass over all gradients less. Not a sharded one.
         optimizer.grad_scale = divisor  # type: ignore[attr-defined]
     else:
         torch._foreach_div_(gradients, divisor)

@@ -30,6 +30,7 @@ from core.files import read_json
 from core.locks import locked
 from core.plan import STAGES, TRAINING_STAGES, Job, is_done, lost_by, make_jobs, waves
 from core.progress import Progress
+from core.ranks import ALONE, Ranks, sharing
 from core.store import SCHEMA_VERSION, Run, files_of_teacher
 from core.tasks import Task
 from core.workers import Workers
@@ -47,16 +48,19 @@ def run_pipeline(
     update: bool = False,
     ray: RayOptions | None = None,
     progress: Progress,
+    ranks: Ranks = ALONE,
 ) -> dict[str, Any]:
     """Brings `run` up to date with `config` and returns its manifest.
 
     `first_stage` redoes that stage and all after it; `only_stage` redoes that one alone, and fails when what it needs
-    is not up to date; `last_stage` stops after that one; with `ray`, jobs run on a Ray cluster. Raises `ValueError` for
-    a run directory of another config, see `update`, for one that another process works on, and for a damaged file.
+    is not up to date; `last_stage` stops after that one; with `ray`, jobs run on a Ray cluster; `ranks` train each job
+    together. Raises `ValueError` for a run directory of another config, see `update`, for one that another process
+    works on, and for a damaged file.
     """
     for stage in (first_stage, only_stage, last_stage):
         if stage is not None and stage not in STAGES:
             raise ValueError(f"stage '{stage}' is not known, expected one of {', '.join(STAGES)}")
+    ranks = sharing(ranks, config.runtime, with_ray=ray is not None)
     tasks = resolve_tasks(config)
     source = source_digest(config, tasks)
     forced = _forced_stages(first_stage, only_stage)
@@ -96,7 +100,7 @@ def run_pipeline(
                 run.remove_leftovers()
                 # A single last job, as in a notebook of one stage, needs no pool: each worker would import torch.
                 n_most = 1 if len(todo) == 1 and stage == wanted[-1] else None
-                workers = _start_workers(run, config, tasks, progress, n_most, ray)
+                workers = _start_workers(run, config, tasks, progress, n_most, ray, ranks)
                 stack.enter_context(workers)
             # Models whose weights were deleted train again before those that start from them.
             for wave in waves([*_jobs_with_lost_weights(run, jobs, todo), *todo]):
@@ -313,16 +317,23 @@ def count_workers(config: Config, tasks: dict[str, Task], device_type: str) -> i
 
 
 def _start_workers(
-    run: Run, config: Config, tasks: dict[str, Task], progress: Progress, n_most: int | None, ray: RayOptions | None
+    run: Run,
+    config: Config,
+    tasks: dict[str, Task],
+    progress: Progress,
+    n_most: int | None,
+    ray: RayOptions | None,
+    ranks: Ranks,
 ) -> Workers | RayWorkers:
     if ray is not None:
         return RayWorkers(ray, config, folder=run.path, on_event=progress.event, on_note=progress.note)
     from core.device import resolve_device
 
     device = resolve_device(config.runtime.device, "float32", hidden=0, compiles=config.runtime.compile)
-    n = n_most or count_workers(config, tasks, device.device.type)
-    progress.note(f"{device.reason.partition(';')[0]}; {n} job{'s' if n > 1 else ''} at a time")
-    return Workers(n, progress.event, folder=run.path)
+    n = 1 if ranks.size > 1 else n_most or count_workers(config, tasks, device.device.type)
+    together = f", trained by {ranks.size} processes" if ranks.size > 1 else ""
+    progress.note(f"{device.reason.partition(';')[0]}; {n} job{'s' if n > 1 else ''} at a time{together}")
+    return Workers(n, progress.event, folder=run.path, ranks=ranks)
 
 
 def _git_commit() -> str | None:

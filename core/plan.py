@@ -26,6 +26,9 @@ TRAINING_STAGES = ("pretrain", "multitask", "finetune", "distill")
 # Part of every key: raise it when a change of the code changes results, and every run is redone.
 CODE_VERSION = 4
 
+# Of `TrainConfig`: came after runs had been made, and changes nothing at this value.
+LATER_FIELDS = {"accumulate": 1}
+
 
 class Job(NamedTuple):
     """One unit of work. `weights_of` names the jobs whose models this one loads; they are among its `needs`."""
@@ -87,7 +90,7 @@ def make_jobs(
     for encoder, pretrained in config.pretrained.items():
         spec: dict[str, Any] = {
             "encoder": encoder,
-            "pretrain": config.pretrain.model_dump(exclude={"text"}),  # `source_digest` stands for it
+            "pretrain": keyed_fields(config.pretrain.model_dump(exclude={"text"})),  # `source_digest` stands for it
             "dtype": config.runtime.dtype,
         }
         add("pretrain", pretrained, spec | {"seed": config.seed}, ("prepare",))
@@ -295,7 +298,12 @@ def _not_in_the_data(config: Config) -> set[str]:
 
 def _train_part(train: TrainConfig) -> dict[str, Any]:
     """The fields of the shared `TrainConfig`, without what a stage adds to it."""
-    return {name: getattr(train, name) for name in TrainConfig.model_fields}
+    return keyed_fields({name: getattr(train, name) for name in TrainConfig.model_fields})
+
+
+def keyed_fields(fields: dict[str, Any]) -> dict[str, Any]:
+    """Fields that came later are left out at their default: a run from before them is up to date."""
+    return {name: value for name, value in fields.items() if LATER_FIELDS.get(name) != value}
 
 
 def _model_part(config: Config) -> dict[str, Any]:

@@ -31,6 +31,8 @@ from core.batching import Batch, TaskData, cut, make_batch, on_device
 from core.device import Device, stream, stream_seed
 from core.encoder import make_encoder, max_positions
 from core.files import told
+from core.parallel import own_device
+from core.ranks import ALONE, Ranks
 from core.rtd import OBJECTIVES, Losses, Rtd, mask_ids, save_rtd
 from core.sections import PretrainConfig
 from core.store import read_json, write_json
@@ -221,13 +223,16 @@ def pretrain(
     report: Report,
     checkpoint_seconds: float = 60.0,
     key: str,
+    ranks: Ranks = ALONE,
 ) -> dict[str, Any]:
     """Pre-trains `encoder` on `lines` and writes `out`: a transformers directory (config.json, model.safetensors, the
     tokenizer), for "rtd" `generator/` (core/rtd `load_rtd`), and last `pretrain.json`, which is returned.
 
     Everything random comes from `seed` and `names`. A killed training goes on from its checkpoint in `out` to the same
-    bytes; a finished one with this `key` returns at once. Raises `ValueError` when `out` holds another one.
+    bytes; a finished one with this `key` returns at once. Raises `ValueError` when `out` holds another one. Of several
+    processes the first one writes.
     """
+    ranks.same((out / "pretrain.json").exists(), what=f"'{out} holds an encoder'")
     if (out / "pretrain.json").exists():
         done = read_json(out / "pretrain.json")
         if done.get("key") == key:
@@ -252,7 +257,10 @@ def pretrain(
         evaluate=lambda: held_out_scores(model, data, device),
         checkpoint=out / f"checkpoint-{key}.safetensors",
         checkpoint_seconds=checkpoint_seconds,
+        ranks=ranks,
     )
+    if not ranks.is_main:
+        return {}
     with told(out):
         model.encoder.save_pretrained(out)
         tokenizer.save_pretrained(out)
@@ -276,6 +284,13 @@ def pretrain(
     for leftover in out.glob("checkpoint-*.safetensors"):
         leftover.unlink()
     return about
+
+
+def take_part(text: Path, out: Path, device: Device, options: dict[str, Any], *, ranks: Ranks) -> None:
+    """`pretrain` on the lines of `text` in the processes beside the one that writes."""
+    torch.set_num_threads(options["settings"].threads)
+    device = own_device(device, ranks)
+    pretrain(read_lines(text), out, device=device, report=lambda done, values: None, ranks=ranks, **options)
 
 
 def _make_model(encoder: str, tokenizer: Any, settings: PretrainConfig, *, dropout: float) -> Pretraining:

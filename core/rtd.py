@@ -276,8 +276,8 @@ OBJECTIVES: dict[str, type[Mlm] | type[Rtd]] = {"mlm": Mlm, "rtd": Rtd}
 
 
 # ---- beside the tasks ----------------------------------------------------------------------------------------------
-def auxiliary_loss(model: Any, start: str, tokenizer: Any, *, weight: float) -> Callable[[Batch], Tensor]:
-    """Replaced-token detection beside the tasks of `model` (a `MultiTaskModel`), as a loss of each task's batch.
+def auxiliary_loss(model: Any, start: str, tokenizer: Any, *, weight: float) -> Callable[[Any, Batch], Tensor]:
+    """Replaced-token detection beside the tasks of `model` (a `MultiTaskModel`), as a loss of it and a task's batch.
 
     The generator and heads are those that `start`, the model's encoder, was pre-trained with, where there are any, and
     become a part of `model`, so that they are trained and checkpointed with it. The loss is
@@ -286,7 +286,7 @@ def auxiliary_loss(model: Any, start: str, tokenizer: Any, *, weight: float) -> 
     rtd = load_rtd(Path(start), model.encoder)
     model.rtd = Rtd(model.encoder, **mask_ids(tokenizer)) if rtd is None else rtd
 
-    def loss(batch: Batch) -> Tensor:
+    def loss(model: Any, batch: Batch) -> Tensor:
         losses = model.rtd.losses(model.encoder, batch)
         return weight * (losses.mlm_B + losses.bce_B).mean()
 

@@ -30,17 +30,18 @@ class Speed:
     tokens: int = 0
     seconds: float = 0.0
     waiting_seconds: float = 0.0
+    processes: int = 1  # that trained together; tokens are of all of them
 
     def record(self, model: nn.Module, *, flops: int, dtype: torch.dtype) -> dict[str, float]:
         """What `run.json` keeps. `gemm_share` is of the peak that is measured now."""
         device = next(model.parameters()).device
-        seconds = max(self.seconds, 1e-9)
+        seconds, peak = max(self.seconds, 1e-9), self.processes * gemm_peak(device, dtype)
         return {
             "tokens": self.tokens,
             "seconds": round(self.seconds, 3),
             "tokens_per_second": round(self.tokens / seconds, 1),
             "waiting_share": round(self.waiting_seconds / seconds, 4),
-            "gemm_share": round(flops * matrix_parameters(model) * self.tokens / seconds / gemm_peak(device, dtype), 3),
+            "gemm_share": round(flops * matrix_parameters(model) * self.tokens / seconds / peak, 3),
         }
 
 

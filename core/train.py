@@ -1,4 +1,4 @@
-"""The training loop: one plain function for members, teachers and students alike.
+"""The training loop: one plain function for members, teachers and students alike, in one process or in several.
 
 What differs between the three kinds of training is the model, the tasks and `loss_fn`; order, optimiser, checkpoints
 and logging are the same. The loop never waits for the device but once every `LOOK_EVERY_STEPS`, where it looks at the
@@ -8,7 +8,10 @@ A checkpoint is one safetensors file with all the loop's state: weights, optimis
 the place in the epoch, with a checksum. It is saved after a look, so what it holds is finite. The order of the data
 is a function of seed and epoch (core/batching), so a killed training resumes to the same bytes.
 
-Not here: losses (core/losses), the stages that call this (core/stages), distributed training.
+In several processes each runs this loop on its part of every batch (core/parallel). Losses, dynamics and the decision
+to save are shared at each look; the first process reports and writes.
+
+Not here: losses (core/losses), the stages that call this (core/stages).
 
 Shapes: B examples, C classes, E epochs, N training examples of a task.
 """
@@ -29,9 +32,23 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from core.batching import Batch, Step, TaskData, epoch_steps, make_batch
-from core.device import Device
+from core.device import Device, stream_seed
 from core.graphs import bucketed
 from core.optim import clipped_step, learning_rate, make_optimizer, set_learning_rate
+from core.parallel import (
+    bring_home,
+    gathered,
+    gathered_generators,
+    generator_name,
+    lent,
+    like,
+    local,
+    parts_of,
+    reducing,
+    spread,
+    summed,
+)
+from core.ranks import ALONE, Ranks
 from core.sections import TrainConfig
 from core.speed import Speed
 from core.store import atomic
@@ -52,6 +69,14 @@ class Trained(NamedTuple):
     speed: Speed
 
 
+class _Done(NamedTuple):
+    """A step that nobody has looked at: this process's share of the mean losses, and its logits (B, C), 0 elsewhere."""
+
+    step: Step
+    losses: dict[str, Tensor]
+    logits_BC: Tensor
+
+
 def train_model(
     model: nn.Module,
     datas: Mapping[str, TaskData],
@@ -65,89 +90,135 @@ def train_model(
     evaluate: Callable[[], dict[str, float]],
     checkpoint: Path,
     checkpoint_seconds: float,
-    auxiliary: Callable[[Batch], Tensor] | None = None,
+    auxiliary: Callable[[Any, Batch], Tensor] | None = None,
+    ranks: Ranks = ALONE,
 ) -> Trained:
     """Trains `model`, any module called as `model(task, batch)`, in place on the `train` rows of `datas`. The order of
     rows in the dynamics is that of `TaskData.rows("train")`. A row that an epoch does not see is NaN; of one that it
     sees more than once, the last logits stay.
 
-    A step minimises its task's mean loss times `train.task_weights`, plus `auxiliary(batch)`, a scalar, where given.
-    What is reported is the mean loss without its weight, and the auxiliary one beside it. `auxiliary` keeps its
+    A step minimises its task's mean loss times `train.task_weights`, plus `auxiliary(model, batch)`, a scalar, where
+    given. What is reported is the mean loss without its weight, and the auxiliary one beside it. `auxiliary` keeps its
     parameters and buffers in `model` and draws from torch's generator alone: only these are in the checkpoint.
 
     `names` are the data order's stream; `evaluate` gives scores at the end of an epoch. Goes on from `checkpoint`
     where there is one. Raises `FloatingPointError` that names step, task and example ids on a loss or an update that is
     not finite, and `ValueError` for a damaged checkpoint.
+
+    All processes of `ranks` call it with the same arguments and equal models. In the first one, `model` is whole
+    whenever `evaluate` is called, and at the end; in the others it need not be.
     """
-    model.to(device.device).train()
-    optimizer = make_optimizer(model, train)
+    saved = _read(checkpoint)
+    first_epoch, first_step = saved.place
+    ranks.same(saved.place, what=f"epoch and step of {checkpoint.name}")
+    if saved.model:
+        model.load_state_dict(saved.model)
+    forward = spread(model, auxiliary, n_tasks=len(datas), ranks=ranks, device=device)
+    optimizer = make_optimizer(forward, train)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     train_rows = {name: data.rows("train") for name, data in datas.items()}
     dynamics = _empty_dynamics(datas, train, device) if train.dynamics else {}
-    first_epoch, first_step = _restore(checkpoint, model, optimizer, dynamics)
-    speed = Speed()
+    _restore(saved, optimizer, parameters, dynamics, ranks, seed=stream_seed(seed, *names, ranks.rank, *saved.place))
+    speed = Speed(processes=ranks.size)
     saved_at = time.monotonic()
     for epoch in range(first_epoch, train.epochs):
         started = time.perf_counter()
         steps = epoch_steps(datas, train, seed=seed, names=names, epoch=epoch)
         speed.waiting_seconds += time.perf_counter() - started
-        unseen: list[tuple[Step, dict[str, Tensor]]] = []
+        unseen: list[_Done] = []
         for i in range(first_step, len(steps)):
             step = steps[i]
-            asked = time.perf_counter()
-            batch = make_batch(datas[step.task], step.rows)
-            speed.waiting_seconds += time.perf_counter() - asked
-            speed.tokens += len(batch.ids_T)
-            if device.compiles:
-                batch = bucketed(batch)
-            with device.autocast():
-                logits_BC = model(step.task, batch).float()
-                extra = {} if auxiliary is None else {"auxiliary": auxiliary(batch).float()}
-            loss = loss_fn(step.task, logits_BC, step.rows, (epoch + i / len(steps)) / train.epochs).mean()
-            sum(extra.values(), start=train.task_weights.get(step.task, 1.0) * loss).backward()
+            progress = (epoch + i / len(steps)) / train.epochs
+            unseen.append(_gradients(forward, step, datas, loss_fn, progress, train, ranks, device, speed))
             # The middle of the step: neither the first nor the last has a rate of zero.
             set_learning_rate(optimizer, learning_rate((epoch + (i + 0.5) / len(steps)) / train.epochs, train))
             clipped_step(optimizer, train.clip_norm)
             optimizer.zero_grad(set_to_none=True)
-            if dynamics:
-                position = np.searchsorted(train_rows[step.task], step.rows)
-                dynamics[step.task][epoch, torch.from_numpy(position)] = logits_BC.detach()
-            unseen.append((step, {name: value.detach() for name, value in {"loss": loss, **extra}.items()}))
             if len(unseen) == LOOK_EVERY_STEPS or i + 1 == len(steps):
-                means = _look(unseen, datas, parameters, checkpoint, epoch=epoch, last_step=i)
+                is_due = time.monotonic() - saved_at > checkpoint_seconds
+                means, is_due = _look(unseen, datas, parameters, checkpoint, ranks, epoch, last_step=i, is_due=is_due)
+                _keep(dynamics, unseen, train_rows, epoch, ranks)
                 unseen = []
                 done = (epoch + (i + 1) / len(steps)) / train.epochs
                 report(done, {"epoch": epoch, "step": i + 1, "steps": len(steps), **means})
-                if time.monotonic() - saved_at > checkpoint_seconds and done < 1:
-                    _save(checkpoint, model, optimizer, dynamics, epoch=epoch, next_step=i + 1)
+                if is_due and done < 1:
+                    bring_home(forward, model, ranks)
+                    _save(checkpoint, model, optimizer, dynamics, ranks, device, epoch=epoch, next_step=i + 1)
                     saved_at = time.monotonic()
         first_step = 0
         speed.seconds += time.perf_counter() - started
         if train.eval_every_epochs and (epoch + 1) % train.eval_every_epochs == 0:
-            report((epoch + 1) / train.epochs, {"epoch": epoch, "selection": evaluate()})
-    model.eval()
+            bring_home(forward, model, ranks)
+            with lent(model, device, ranks):
+                scores = ranks.agreed(evaluate() if ranks.is_main else None)
+            report((epoch + 1) / train.epochs, {"epoch": epoch, "selection": scores})
+    bring_home(forward, model, ranks)
+    model.to(device.device).eval()
+    speed.tokens = int(summed(torch.tensor(speed.tokens, device=device.device), ranks))
     return Trained({task: values.cpu().numpy() for task, values in dynamics.items()}, speed)
 
 
+def _gradients(
+    forward: nn.Module,
+    step: Step,
+    datas: Mapping[str, TaskData],
+    loss_fn: TaskLoss,
+    progress: float,
+    train: TrainConfig,
+    ranks: Ranks,
+    device: Device,
+    speed: Speed,
+) -> _Done:
+    """Forward and backward pass of a step, in parts: leaves its gradient in the parameters."""
+    losses: dict[str, Tensor] = {}
+    logits_BC = torch.zeros(len(step.rows), datas[step.task].task.n_outputs, device=device.device)
+    parts = parts_of(step.rows, ranks=ranks, accumulate=train.accumulate)
+    for i, part in enumerate(parts):
+        asked = time.perf_counter()
+        batch = make_batch(datas[step.task], part.rows)
+        speed.waiting_seconds += time.perf_counter() - asked
+        speed.tokens += len(batch.ids_T)
+        if device.compiles:
+            batch = bucketed(batch)
+        with reducing(forward, now=i + 1 == len(parts)):
+            with device.autocast():
+                logits, extra = forward(step.task, batch)
+            loss = loss_fn(step.task, logits, part.rows, progress).mean()
+            total = sum(extra.values(), start=train.task_weights.get(step.task, 1.0) * loss)
+            # Gradients are averaged over the processes, and shares are of all of them.
+            (part.share * ranks.size * total).backward()
+        if len(part.places):
+            logits_BC[torch.from_numpy(part.places)] = logits.detach()
+        for name, value in {"loss": loss, **extra}.items():
+            losses[name] = losses.get(name, 0.0) + part.share * value.detach()
+    return _Done(step, losses, logits_BC)
+
+
 def _look(
-    unseen: list[tuple[Step, dict[str, Tensor]]],
+    unseen: list[_Done],
     datas: Mapping[str, TaskData],
     parameters: list[nn.Parameter],
     checkpoint: Path,
-    *,
+    ranks: Ranks,
     epoch: int,
+    *,
     last_step: int,
-) -> dict[str, float]:
-    """Means of the losses since the last look: the loop's only wait for the device. Raises `FloatingPointError`."""
-    losses = {name: torch.stack([values[name] for _, values in unseen]).cpu().numpy() for name in unseen[0][1]}
+    is_due: bool,
+) -> tuple[dict[str, float], bool]:
+    """Means of the losses since the last look, over all processes, and whether the first one finds a checkpoint due:
+    the loop's only wait for the device. Raises `FloatingPointError`, in all of them."""
+    losses_LS = torch.stack([torch.stack([done.losses[name] for done in unseen]) for name in unseen[0].losses])
+    are_finite = torch.stack([local(p).isfinite().all() for p in parameters]).all()
+    flags = torch.stack([(~are_finite).float(), are_finite.new_full((), is_due and ranks.is_main).float()])
+    shared = summed(torch.cat([losses_LS.flatten(), flags]), ranks).cpu().numpy()
+    losses = dict(zip(unseen[0].losses, shared[:-2].reshape(losses_LS.shape), strict=True))
     finite = np.isfinite(list(losses.values())).all(axis=0)
-    weights_are_finite = bool(torch.stack([p.isfinite().all() for p in parameters]).all())
-    if finite.all() and weights_are_finite:
-        return {name: float(of.mean()) for name, of in losses.items()}
+    if finite.all() and not shared[-2]:
+        return {name: float(of.mean()) for name, of in losses.items()}, bool(shared[-1])
     # The first step alone: its update spoils the weights, and so every loss after it. Where all losses are finite, it
     # was the last update.
     offset = int(finite.argmin()) if not finite.all() else len(unseen) - 1
-    step = unseen[offset][0]
+    step = unseen[offset].step
     place = f"epoch {epoch}, step {last_step - len(unseen) + 1 + offset}"
     what = f"the update of {place} made weights that are infinite or NaN"
     for name, of in losses.items():
@@ -162,6 +233,23 @@ def _look(
     )
 
 
+def _keep(
+    dynamics: Mapping[str, Tensor],
+    unseen: list[_Done],
+    train_rows: Mapping[str, np.ndarray],
+    epoch: int,
+    ranks: Ranks,
+) -> None:
+    """Writes the steps' logits into the dynamics, in their order; every process then has all of them."""
+    if not dynamics:
+        return
+    parts = [done.logits_BC for done in unseen]
+    flat = summed(torch.cat([part.flatten() for part in parts]), ranks)
+    for done, logits in zip(unseen, flat.split([part.numel() for part in parts]), strict=True):
+        position = np.searchsorted(train_rows[done.step.task], done.step.rows)
+        dynamics[done.step.task][epoch, torch.from_numpy(position)] = logits.view_as(done.logits_BC)
+
+
 def _empty_dynamics(datas: Mapping[str, TaskData], train: TrainConfig, device: Device) -> dict[str, Tensor]:
     """NaN: only `proportional` sampling sees every row in every epoch."""
     return {
@@ -171,26 +259,40 @@ def _empty_dynamics(datas: Mapping[str, TaskData], train: TrainConfig, device: D
 
 
 # ---- checkpoints ---------------------------------------------------------------------------------------------------
+class _Saved(NamedTuple):
+    """A checkpoint's tensors by what they are of, and the epoch and step to go on from. Empty: the beginning."""
+
+    model: Mapping[str, Tensor]
+    optimizer: Mapping[str, Tensor]
+    dynamics: Mapping[str, Tensor]
+    generator: Mapping[str, Tensor]
+    place: tuple[int, int]
+
+
 def _save(
     path: Path,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     dynamics: Mapping[str, Tensor],
+    ranks: Ranks,
+    device: Device,
     *,
     epoch: int,
     next_step: int,
 ) -> None:
+    """By the first process; the others give what they have and wait."""
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
+        tensors |= gathered({f"optimizer.{index}.{name}": value for name, value in state.items()}, ranks)
     tensors |= {f"dynamics.{task}": values for task, values in dynamics.items()}
-    tensors["generator.cpu"] = torch.get_rng_state()
-    if next(model.parameters()).is_cuda:
-        tensors["generator.cuda"] = torch.cuda.get_rng_state()
-    tensors = {name: value.contiguous() for name, value in tensors.items()}
-    place = json.dumps({"epoch": epoch, "next_step": next_step, "crc32": _crc32(tensors)})
-    with atomic(path) as temporary:
-        save_file(tensors, temporary, metadata={"place": place})
+    generators = gathered_generators(ranks, cuda=device.device.type == "cuda")
+    tensors |= {f"generator.{name}": state for name, state in generators.items()}
+    if ranks.is_main:
+        tensors = {name: value.contiguous() for name, value in tensors.items()}
+        place = json.dumps({"epoch": epoch, "next_step": next_step, "crc32": _crc32(tensors)})
+        with atomic(path) as temporary:
+            save_file(tensors, temporary, metadata={"place": place})
+    ranks.agreed()
 
 
 def _crc32(tensors: Mapping[str, Tensor]) -> int:
@@ -201,12 +303,10 @@ def _crc32(tensors: Mapping[str, Tensor]) -> int:
     return crc
 
 
-def _restore(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, dynamics: Mapping[str, Tensor]
-) -> tuple[int, int]:
-    """Loads the checkpoint, if there is one, and returns the epoch and step to go on from."""
+def _read(path: Path) -> _Saved:
+    parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "dynamics": {}, "generator": {}}
     if not path.exists():
-        return 0, 0
+        return _Saved(**parts, place=(0, 0))
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
@@ -217,19 +317,32 @@ def _restore(
         raise ValueError(
             f"{path} is damaged ({error}). Delete it, and the same command trains this model from its beginning"
         ) from error
-    parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "dynamics": {}, "generator": {}}
     for name, value in tensors.items():
         part, _, rest = name.partition(".")
         parts[part][rest] = value
-    model.load_state_dict(parts["model"])
+    return _Saved(**parts, place=(place["epoch"], place["next_step"]))
+
+
+def _restore(
+    saved: _Saved,
+    optimizer: torch.optim.Optimizer,
+    parameters: list[nn.Parameter],
+    dynamics: Mapping[str, Tensor],
+    ranks: Ranks,
+    *,
+    seed: int,
+) -> None:
+    """All but the model's weights. `seed` is for a process whose generators are not in the checkpoint."""
     state: dict[int, dict[str, Tensor]] = {}
-    for name, value in parts["optimizer"].items():
+    for name, value in saved.optimizer.items():
         index, _, field = name.partition(".")
-        state.setdefault(int(index), {})[field] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    for task, values in parts["dynamics"].items():
+        state.setdefault(int(index), {})[field] = like(value, parameters[int(index)])
+    if state:
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    for task, values in saved.dynamics.items():
         dynamics[task].copy_(values)
-    torch.set_rng_state(parts["generator"]["cpu"])
-    if "cuda" in parts["generator"]:
-        torch.cuda.set_rng_state(parts["generator"]["cuda"])
-    return place["epoch"], place["next_step"]
+    if not ranks.is_main:
+        torch.manual_seed(seed)  # dropout of its own: the processes have different rows
+    for kind, set_state in (("cpu", torch.set_rng_state), ("cuda", torch.cuda.set_rng_state)):
+        if (name := generator_name(kind, ranks.rank)) in saved.generator:
+            set_state(saved.generator[name])

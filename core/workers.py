@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -25,13 +26,13 @@ from typing import Any, NamedTuple, Self
 from core.checksums import digests
 from core.config import Config
 from core.locks import hold_as_worker
-from core.plan import Job
+from core.plan import TRAINING_STAGES, Job
+from core.ranks import ALONE, Ranks, end_with, losses_named
 from core.store import Run
 from core.tasks import Task
 
 # How often a job tells the parent how far it is, in seconds: often enough for a smooth bar.
 REPORT_EVERY_SECONDS = 0.2
-WATCH_EVERY_SECONDS = 0.5
 
 _events: Any = None  # a worker's end of the queue of progress events
 
@@ -60,6 +61,7 @@ def execute(
     prepare_key: str,
     emit: Callable[[Event], None] | None = None,
     log: Callable[..., None] | None = None,
+    ranks: Ranks = ALONE,
 ) -> JobResult:
     """Runs one job in this process. Every progress report goes to `log` (none: the run's `log.jsonl`), some of them to
     `emit`."""
@@ -84,16 +86,36 @@ def execute(
             send(Event(job.name, done, values))
             last_emitted = now
 
-    context = Context(run, config, tasks, job, prepare_key, report)
-    about = RUN_STAGE[job.stage](context)
+    context = Context(run, config, tasks, job, prepare_key, report, ranks)
+    with losses_named(ranks):
+        about = RUN_STAGE[job.stage](context)
     return JobResult(about, time.monotonic() - started, digests(run, job.stage, job.name))
 
 
-class Workers:
-    """A context manager: `run(jobs)` yields `(job, result)` as they finish. With `n == 1` jobs run in this process."""
+def take_part(
+    run_path: str, config: Config, tasks: dict[str, Task], job: Job, prepare_key: str, *, ranks: Ranks
+) -> None:
+    """A training in the processes beside the one that executes it: it reports and writes nothing."""
+    from transformers.utils.logging import disable_progress_bar
 
-    def __init__(self, n: int, on_event: Callable[[Event], None], *, folder: Path):
-        self.n, self.on_event = n, on_event
+    from core.stages import RUN_STAGE
+    from core.stages.context import Context
+
+    disable_progress_bar()
+    _hold_once(Path(run_path))
+    ranks = ranks._replace(shard=config.runtime.shard)
+    RUN_STAGE[job.stage](Context(Run(run_path), config, tasks, job, prepare_key, lambda done, values: None, ranks))
+
+
+_hold_once = cache(hold_as_worker)
+
+
+class Workers:
+    """A context manager: `run(jobs)` yields `(job, result)` as they finish. With `n == 1` jobs run in this process, and
+    trainings in those of `ranks` beside it."""
+
+    def __init__(self, n: int, on_event: Callable[[Event], None], *, folder: Path, ranks: Ranks = ALONE):
+        self.n, self.on_event, self.ranks = n, on_event, ranks
         self.pool: ProcessPoolExecutor | None = None
         if n > 1:
             context = multiprocessing.get_context("spawn")
@@ -132,7 +154,10 @@ class Workers:
         died (the operating system kills a process that runs out of memory)."""
         if self.pool is None or (len(jobs) == 1 and jobs[0].stage in ("prepare", "select", "ensemble", "evaluate")):
             for job in jobs:
-                yield job, execute(run_path, config, tasks, job, prepare_key, emit=self.on_event)
+                asked = (run_path, config, tasks, job, prepare_key)
+                if job.stage in TRAINING_STAGES:
+                    self.ranks.agreed((take_part, asked))
+                yield job, execute(*asked, emit=self.on_event, ranks=self.ranks)
             return
         futures: dict[Future[JobResult], Job] = {
             self.pool.submit(execute, run_path, config, tasks, job, prepare_key): job for job in jobs
@@ -161,13 +186,7 @@ def _start_worker(queue: Any, parent: int, folder: Path) -> None:
     hold_as_worker(folder)
     # Ctrl-C goes to the whole group: the parent decides and ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_watch, args=(parent,), daemon=True).start()
-
-
-def _watch(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(WATCH_EVERY_SECONDS)
-    os._exit(1)
+    end_with(parent)
 
 
 def _import_stages() -> None:

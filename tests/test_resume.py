@@ -20,9 +20,9 @@ from typing import Any
 import pytest
 from conftest import LONG, changed, go, log_lines, results, steps_of, tiny
 
+from core.ranks import WATCH_EVERY_SECONDS
 from core.stages import training
 from core.store import Run
-from core.workers import WATCH_EVERY_SECONDS
 
 # The second cycle starts from the weights of the first.
 CHAIN = ("data.tasks=[nli]", "multitask.pool=[{snapshots: 2}]", "multitask.batch_size=2", "select.top_k=1")

@@ -324,7 +324,7 @@ def test_the_auxiliary_loss_trains_the_models_encoder_and_lives_in_the_model(tmp
     assert len(list(model.parameters())) > before
     model.eval()
     torch.manual_seed(2)
-    value = loss(batch)
+    value = loss(model, batch)
     torch.manual_seed(2)
     losses = model.rtd.losses(model.encoder, batch)
     torch.testing.assert_close(value, 0.5 * (losses.mlm_B + losses.bce_B).mean(), rtol=0, atol=EXACT)

@@ -22,10 +22,10 @@ ROOT = Path(__file__).resolve().parents[1]
 ORDER = """
     __init__ tasks sections checks config presets fields calibration bootstrap metric_inputs metrics comparisons
     ensemble combining targets selection synthetic files locks store
-    plan checksums report submission views status plots refit findings
+    ranks plan checksums report submission views status plots refit findings
     ---- above this line: no torch ----
-    readers columns data telling_tasks device tokens batching losses heads attention encoder graphs model optim speed
-    predict train rtd pretrain stages workers artifacts engine_ray progress pipeline cost importing ask streams
+    readers columns data telling_tasks device tokens batching losses heads attention encoder graphs model parallel optim
+    speed predict train rtd pretrain stages workers artifacts engine_ray progress pipeline cost importing ask streams
     answering exported card export notebook notebooks sweep experiment endings cli __main__
 """
 NO_TORCH, BELOW = (part.split() for part in ORDER.split("---- above this line: no torch ----"))

@@ -87,7 +87,7 @@ def run(
     def evaluate() -> dict[str, float]:
         return {name: float(predict(model, data, data.rows("dev"), CPU).mean()) for name, data in datas.items()}
 
-    def guess(batch: Batch) -> Tensor:
+    def guess(model: Any, batch: Batch) -> Tensor:
         return model.guess(model.encoder.embeddings.word_embeddings, batch)
 
     dynamics, speed = train_model(
@@ -371,9 +371,9 @@ def gradients_of(
     kept: list[nn.Module] = []
     plain: Callable[..., Any] = core.train.make_optimizer
 
-    def keep(model: nn.Module, train: TrainConfig) -> torch.optim.Optimizer:
-        kept.append(model)
-        return plain(model, train)
+    def keep(forward: Any, train: TrainConfig) -> torch.optim.Optimizer:
+        kept.append(forward.model)
+        return plain(forward, train)
 
     def record(optimizer: torch.optim.Optimizer, max_norm: float) -> None:
         found.append({name: p.grad.clone() for name, p in kept[0].named_parameters() if p.grad is not None})

@@ -15,6 +15,7 @@ import pyarrow as pa
 from core.config import Config
 from core.metrics import Score, evaluate
 from core.plan import Job
+from core.ranks import ALONE, Ranks
 from core.store import Predictions, Run, lists_to_rows, rows_of_ids
 from core.tasks import Task
 
@@ -23,7 +24,8 @@ EVALUATION_SPLITS = ("selection", "dev", "dev_mm", "test", "test_mm", "ax")
 
 
 class Context(NamedTuple):
-    """One job's surroundings. `report(share_done, values)` moves the progress bar and may log a line."""
+    """One job's surroundings. `report(share_done, values)` moves the progress bar and may log a line; `ranks` are the
+    processes that train it together."""
 
     run: Run
     config: Config
@@ -31,6 +33,7 @@ class Context(NamedTuple):
     job: Job
     prepare_key: str
     report: Callable[[float, dict[str, Any] | None], None]
+    ranks: Ranks = ALONE
 
 
 class Gold(NamedTuple):

@@ -15,6 +15,7 @@ import torch
 
 from core.device import resolve_device
 from core.encoder import config_of
+from core.parallel import own_device
 from core.pretrain import pretrain, read_lines
 from core.stages.context import Context
 from core.stages.training import job_tokenizer
@@ -27,10 +28,12 @@ def run(context: Context) -> dict[str, Any]:
     encoder = spec["encoder"]
     torch.set_num_threads(settings.threads)
     device = resolve_device(runtime.device, runtime.dtype, hidden=config_of(encoder, None).hidden_size)
+    device = own_device(device, context.ranks)
     about_path = context.run.model_dir(context.job.name) / "pretrain.json"
-    if about_path.exists() and read_json(about_path)["key"] != context.job.key:
+    if context.ranks.is_main and about_path.exists() and read_json(about_path)["key"] != context.job.key:
         # Of other settings. Whoever changed them was asked (core/pipeline); `pretrain` itself replaces nothing.
         shutil.rmtree(about_path.parent)
+    context.ranks.agreed()
     if settings.text is None:
         lines = unlabelled_text(seed=context.config.data.seed, n=settings.sentences)
     else:
@@ -48,5 +51,6 @@ def run(context: Context) -> dict[str, Any]:
         report=context.report,
         checkpoint_seconds=runtime.checkpoint_seconds,
         key=context.job.key,
+        ranks=context.ranks,
     )
     return {"device": device.reason, **about}

@@ -19,6 +19,7 @@ from core.encoder import config_of, max_positions
 from core.losses import hard, regression
 from core.metrics import evaluate
 from core.model import MultiTaskModel, load_model, save_model
+from core.parallel import own_device
 from core.predict import predict
 from core.sections import TrainConfig
 from core.speed import FORWARD_FLOPS, TRAINING_FLOPS, Speed
@@ -33,7 +34,8 @@ def job_device(context: Context, encoder: str) -> Device:
     """Device and number type of this job; also sets the job's CPU threads."""
     torch.set_num_threads(context.config.runtime.threads)
     runtime, width = context.config.runtime, config_of(encoder, None).hidden_size
-    return resolve_device(runtime.device, runtime.dtype, hidden=width, compiles=runtime.compile)
+    device = resolve_device(runtime.device, runtime.dtype, hidden=width, compiles=runtime.compile)
+    return own_device(device, context.ranks)
 
 
 def job_tokenizer(context: Context, encoder: str) -> Any:
@@ -110,7 +112,7 @@ def train_and_store(
     about: dict[str, Any],
     splits: Sequence[str] = EVALUATION_SPLITS,
     predicted: Mapping[str, TaskData] | None = None,
-    auxiliary: Callable[[Batch], torch.Tensor] | None = None,
+    auxiliary: Callable[[Any, Batch], torch.Tensor] | None = None,
 ) -> dict[str, Any]:
     """Trains on `datas`, then writes weights, dynamics and predictions on `splits` of `predicted` (none: of `datas`).
     `about` (encoder, dropout, head_settings, mc_passes) goes into model.json. Returns what `run.json` keeps."""
@@ -125,6 +127,7 @@ def train_and_store(
     about |= {"key": context.job.key, "tasks": list(datas), "max_length": context.config.model.max_length}
     checkpoint = folder / f"checkpoint-{context.job.key}.safetensors"
     finished = _finished(context, datas if train.dynamics else {})
+    context.ranks.same(finished is not None, what=f"'the training of {name} has ended'")
     speed = Speed()
     if finished is not None:
         model = finished.to(device.device)
@@ -143,7 +146,10 @@ def train_and_store(
                 checkpoint=checkpoint,
                 checkpoint_seconds=context.config.runtime.checkpoint_seconds,
                 auxiliary=auxiliary,
+                ranks=context.ranks,
             )
+        if not context.ranks.is_main:
+            return {}
         for task, outputs_ENC in dynamics.items():
             data = datas[task]
             run.write_dynamics(name, data.task, data.example_ids[data.rows("train")], outputs_ENC)
@@ -160,6 +166,8 @@ def train_and_store(
     for leftover in folder.glob("checkpoint-*.safetensors"):
         leftover.unlink()
     kept = {"device": device.reason, "parameters": sum(p.numel() for p in model.parameters())}
+    if context.ranks.size > 1:
+        kept["processes"] = context.ranks.size
     if speed.tokens:
         kept["training"] = speed.record(model, flops=TRAINING_FLOPS, dtype=device.dtype)
     if passes.tokens:
