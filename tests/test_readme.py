@@ -25,7 +25,20 @@ from core.store import Run
 ROOT = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
 
-STARTS = ("python -m", "cat ", "echo ", "make ", "papermill ", "mkdir ", "printf ", "streamlit ", "pip ", "jupyter ")
+STARTS = (
+    "python -m",
+    "torchrun ",
+    "accelerate ",
+    "cat ",
+    "echo ",
+    "make ",
+    "papermill ",
+    "mkdir ",
+    "printf ",
+    "streamlit ",
+    "pip ",
+    "jupyter ",
+)
 TASKS = "data.tasks=[nli,sentiment]"
 SMALL = (*TINY, "multitask.dropouts=[0.1,0.2]")
 SET = " ".join(f"--set '{item}'" for item in (*SMALL, TASKS, "distill.seeds=1"))
@@ -86,6 +99,10 @@ ELSEWHERE = {
     ),
     "python -m core submit --run runs/glue --model st-kd-s0 --out glue.zip": "needs GLUE; test_submission.py runs it",
     "python -m core run --preset glue-base --out runs/base": "needs the hub, and hours on a GPU",
+    "torchrun --nproc-per-node 4 -m core run --preset glue-base --out runs/base": "the same, on four",
+    "accelerate launch --multi_gpu --num_processes 4 -m core run --preset glue-base --out runs/base": (
+        "the same; test_parallel.py launches smaller runs with both"
+    ),
     "python -m core import-predictions --out runs/berts --task snli --examples DATA/snli/dev.jsonl "
     "--model bert-0=DATA/teacher_logits/snli_dev_bert-base-uncased.parquet@seed=0 "
     "--model bert-1=DATA/teacher_logits/snli_dev_bert-base-uncased.parquet@seed=1 "
