@@ -18,8 +18,8 @@ COLUMNS = ("part", "model", "lr", "seed", "task", "split", "value", "n")
 Rows = Sequence[Mapping[str, Any]]
 INTRO = """# Real language: does a pre-training help, and does distillation?
 
-Encoders of two layers, hidden 128, pre-trained on ten million words or not at all. `python -m benchmarks.starts` makes
-this page of `real-language.csv` and of nothing else; commands, machine, times, and what was expected stand in `LOG.md`.
+Small encoders of two layers. `python -m benchmarks.starts` makes this page of `real-language.csv` and of nothing else;
+commands, sizes, machine and times, what was expected, and what was not reached, stand in `LOG.md`.
 Scores are GLUE's own, x 100, on the development splits (QNLI, QQP, MNLI and SNLI train on the part that there is);
 ± is one standard error over seeds, differences are paired by seed, and under two standard errors there is none."""
 STARTS = """## Starts
