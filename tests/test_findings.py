@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from core.comparisons import holm, nested_mean
-from core.findings import found_in, lines, read_findings, write_findings
+from core.experiment.grids import EXPERIMENTS
+from core.findings import found_in, lines, read_findings, task_lines, write_findings
 from core.findings.drawing import figure
 from core.findings.pages import page, quoted
 from core.plots.style import alt_text
@@ -126,6 +127,23 @@ def test_lines(tmp_path: Path) -> None:
     assert found["ensemble"].value.n_seeds == 1
 
 
+def test_a_table_of_tasks_is_corrected_as_one(tmp_path: Path) -> None:
+    """Twice as many comparisons: every adjusted p is at least that of the task alone."""
+    findings = read_findings(made_up(tmp_path))
+    together = task_lines(findings, "score")
+    assert list(together) == ["nli", "similarity"]
+    alone = {task: lines(findings, [task], "score") for task in together}
+    survivors = [
+        [(task, line.cell) for task, found in both.items() for line in found if line.survives]
+        for both in (together, alone)
+    ]
+    assert ("nli", "taught") in survivors[0]
+    assert set(survivors[0]) <= set(survivors[1])
+    assert [line._replace(survives=False) for line in together["nli"]] == [
+        line._replace(survives=False) for line in alone["nli"]
+    ]
+
+
 def test_the_page_says_it(tmp_path: Path) -> None:
     text = page(read_findings(made_up(tmp_path)))
     assert "n = 3 draws of the data (data.seed 0, 1, 2), 5 student seeds on each" in text
@@ -165,6 +183,13 @@ def test_every_page_is_its_scores() -> None:
         assert text == page(read_findings(path)), f"{path.stem}.md is not what its scores say"
         assert path.with_suffix(".svg").exists()
         assert path.stat().st_size < 200_000, "raw scores in the repository stay small"
+
+
+def test_the_list_of_pages_is_whole() -> None:
+    """Every experiment is in it, and has a link where it has a page, and none where it has not."""
+    text = (RESULTS / "README.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `(\w+)` \|", text, re.M)) == set(EXPERIMENTS)
+    assert set(re.findall(r"\]\((\w+)\.md\)", text)) == {path.stem for path in published()}
 
 
 def test_nothing_stands_there_without_its_scores() -> None:

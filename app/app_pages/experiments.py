@@ -12,7 +12,7 @@ import pyarrow as pa
 import streamlit as st
 
 from app import show, state
-from core.findings import Findings, found_in, lines, read_findings
+from core.findings import Findings, Line, found_in, lines, read_findings, task_lines
 from core.findings.drawing import figure
 from core.findings.pages import WORDS, difference_in_words, how_found, mean_words, shown
 
@@ -23,19 +23,20 @@ def results_in(folder: Path) -> dict[str, Path]:
     return {path.stem: path for path in inside if path.resolve().is_relative_to(folder.resolve())}
 
 
-def means_view(findings: Findings, tasks: list[str], metrics: list[str], *, key: str) -> None:
-    """A row a cell, on the mean of `tasks`: value and difference of each metric."""
-    labels = [cell["label"] for cell in findings.about["cells"]]
+def cells_view(findings: Findings, found: dict[str, list[Line]], *, key: str, alt: str) -> None:
+    """A row a cell: value and difference of each metric that has lines."""
+    known = {line.cell for of_metric in found.values() for line in of_metric}
+    labels = [cell["label"] for cell in findings.about["cells"] if cell["label"] in known]
     columns: dict[str, list[str]] = {"cell": labels}
-    for metric in metrics:
-        of_cell = {line.cell: line for line in lines(findings, tasks, metric)}
+    for metric, of_metric in found.items():
+        of_cell = {line.cell: line for line in of_metric}
         if not of_cell:
             continue
         columns[WORDS[metric]] = [mean_words(of_cell[label].value) if label in of_cell else "" for label in labels]
         if any(line.difference for line in of_cell.values()):
             told = [difference_in_words(of_cell[label]) if label in of_cell else "" for label in labels]
             columns[f"{WORDS[metric]}: difference"] = told
-    st.dataframe(pa.table(columns), hide_index=True, key=key, alt=f"{findings.name}, mean of {', '.join(tasks)}")
+    st.dataframe(pa.table(columns), hide_index=True, key=key, alt=f"{findings.name}, {alt}")
 
 
 folder = state.runs_folder()
@@ -60,9 +61,11 @@ with state.guarded("This experiment cannot be shown"):
     for taught, words, metrics in ((True, "with", shown(findings)), (False, "without", ["score"])):
         if tasks := findings.tasks(taught=taught):
             st.markdown(f"**Tasks {words} a teacher**: {show.literal(', '.join(tasks))}")
-            means_view(findings, tasks, metrics, key=f"means-{taught}-{name}")
+            means = {metric: lines(findings, tasks, metric) for metric in metrics}
+            cells_view(findings, means, key=f"means-{taught}-{name}", alt=f"mean of {', '.join(tasks)}")
     task = state.choice("One task", ["", *about["tasks"]], key="of", default="", words=lambda name: name or "choose")
     if task:
-        means_view(findings, [task], ["score", *shown(findings)[1:]], key=f"task-{task}-{name}")
-    correction = " The correction is Holm's, at 5 %, for all rows of a column."
+        of_task = {metric: task_lines(findings, metric).get(task, []) for metric in ("score", *shown(findings)[1:])}
+        cells_view(findings, of_task, key=f"task-{task}-{name}", alt=task)
+    correction = " The correction is Holm's, at 5 %, for the rows of a column, and of one task for all tasks."
     show.plain(how_found(findings).replace("`", "").replace("*", "") + correction, faint=True)

@@ -56,7 +56,7 @@ class Findings(NamedTuple):
 class Line(NamedTuple):
     """One cell on the mean of some tasks. `difference`: the cell minus the one that it is compared with, paired by draw
     and seed (or member); None for that one itself, and where nothing is to compare. `verdict` is core/comparisons'
-    word; `survives`: also after Holm's correction for the comparisons of one metric."""
+    word; `survives`: also after Holm's correction for all comparisons beside it, of one metric."""
 
     cell: str
     value: Nested
@@ -105,21 +105,29 @@ def mean_over(findings: Findings, cell: str, tasks: Sequence[str], metric: str) 
 
 
 def lines(findings: Findings, tasks: Sequence[str], metric: str) -> list[Line]:
-    """Every cell that has the metric, in the experiment's order."""
+    """Every cell that has the metric, in the experiment's order, on the mean of `tasks`."""
     compared = {cell["label"]: cell["against"] for cell in findings.about["cells"]}
     values = {cell: own for cell in compared if (own := mean_over(findings, cell, tasks, metric)) is not None}
-    differences = {
-        cell: nested_mean(own - values[against])
-        for cell, own in values.items()
-        if (against := compared[cell]) in values and against != cell and own.shape == values[against].shape
-    }
-    adjusted = dict(zip(differences, holm([one.p for one in differences.values()]), strict=True))
     found = []
     for cell, own in values.items():
-        difference = differences.get(cell)
-        said = "" if difference is None else verdict(difference, higher_is_better=HIGHER_IS_BETTER[metric])
-        found.append(Line(cell, nested_mean(own), difference, said, adjusted.get(cell, 1.0) < ALPHA))
-    return found
+        against, difference, said = compared[cell], None, ""
+        if against in values and against != cell and own.shape == values[against].shape:
+            difference = nested_mean(own - values[against])
+            said = verdict(difference, higher_is_better=HIGHER_IS_BETTER[metric])
+        found.append(Line(cell, nested_mean(own), difference, said, survives=False))
+    return _corrected(found)
+
+
+def task_lines(findings: Findings, metric: str) -> dict[str, list[Line]]:
+    """`lines` of each task that has the metric, corrected for all of them together."""
+    of_task = {task: found for task in findings.about["tasks"] if (found := lines(findings, [task], metric))}
+    rest = iter(_corrected([line for found in of_task.values() for line in found]))
+    return {task: [next(rest) for _ in found] for task, found in of_task.items()}
+
+
+def _corrected(family: list[Line]) -> list[Line]:
+    adjusted = iter(holm([line.difference.p for line in family if line.difference is not None]))
+    return [line if line.difference is None else line._replace(survives=next(adjusted) < ALPHA) for line in family]
 
 
 def verdict(difference: Nested, *, higher_is_better: bool) -> str:

@@ -19,15 +19,16 @@ def figure(findings: Findings, *, title: bool = True) -> Any:
     compared = [cell["label"] for cell in about["cells"] if cell["against"] == about["against"] != cell["label"]]
     of_tasks = {task: [task] for task in about["tasks"]} if len(compared) == 1 else {"": findings.tasks(taught=True)}
     for task, names in of_tasks.items():
-        for metric in shown(findings) if task == "" or about["tasks"][task] else ("score",):
-            # KL of a value is of another size than that of classes, and would be alone in the picture.
+        metrics = ["score" if task and metric == "accuracy" else metric for metric in shown(findings)]
+        # KL of a value is of another size than that of classes, and would be alone in the picture.
+        for metric in metrics if task == "" or about["tasks"][task] else ["score"]:
             better = "right" if HIGHER_IS_BETTER[metric] else "left"
             for line in lines(findings, names, metric):
                 if line.difference is None or line.cell not in compared:
                     continue
                 mean, se, n = line.difference.mean, line.difference.se, line.difference.n_data * line.difference.n_seeds
                 low, high = mean - 2 * se, mean + 2 * se
-                series = f"{WORDS['accuracy' if metric == 'score' else metric]} (better: {better})"
+                series = f"{WORDS[metric]} (better: {better})"
                 rows.append(Interval(task or line.cell, series, 100 * mean, 100 * low, 100 * high, n))
     head = about["title"] if title else ""
     return points_and_intervals(rows, metric=f"minus '{about['against']}', x 100", zero_line=True, title=head)

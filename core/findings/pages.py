@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from core.comparisons import Nested
-from core.findings import Findings, Line, lines
+from core.findings import Findings, Line, lines, task_lines
 
 NBSP = "\N{NO-BREAK SPACE}"  # a number and its error stay on one line
 WORDS = {
@@ -25,7 +25,7 @@ SHOWN = ("accuracy", "kl_truth", "kl_humans", "ece")
 def page(findings: Findings) -> str:
     """All of it: question, how it was found, tables, where the scores are."""
     about, name = findings.about, findings.name
-    correction = " **Bold** survives Holm's correction at 5 % for all rows of its column."
+    correction = " **Bold** survives Holm's correction at 5 %, for its column, in a table of tasks for all of it."
     parts = [f"# {about['title']}", about["question"], how_found(findings) + correction]
     if taught := findings.tasks(taught=True):
         parts += [f"## Tasks with a teacher: {', '.join(taught)}", means_table(findings, taught, shown(findings))]
@@ -94,8 +94,8 @@ def means_table(findings: Findings, tasks: Sequence[str], metrics: Sequence[str]
 
 
 def task_table(findings: Findings, metric: str) -> str:
-    """Cells x tasks, one metric: value, and difference under it; Holm's correction is for the rows of one task."""
-    found = {task: of for task in findings.about["tasks"] if (of := lines(findings, [task], metric))}
+    """Cells x tasks, one metric: value, and difference under it."""
+    found = task_lines(findings, metric)
     if not found:
         return ""
     rows = []
@@ -107,8 +107,7 @@ def task_table(findings: Findings, metric: str) -> str:
             row.append(told if line is None or line.difference is None else f"{told}<br>{difference_words(line)}")
         rows.append(row)
     has_teacher = findings.about["tasks"]
-    header = [WORDS[metric], *(f"{task}{' *' if has_teacher[task] else ''}" for task in found)]
-    return markdown(header, rows)
+    return markdown([WORDS[metric], *(f"{task}{' *' if has_teacher[task] else ''}" for task in found)], rows)
 
 
 def quoted(findings: Findings, table: str) -> str:
@@ -148,5 +147,6 @@ def _difference(line: Line) -> str:
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    body = [header, [":--" if i == 0 else "--:" for i in range(len(header))], *rows]
+    filled = [row for row in rows if any(row[1:])]  # a teacher has nothing to say of a task without teachers
+    body = [header, [":--" if i == 0 else "--:" for i in range(len(header))], *filled]
     return "\n".join(f"| {' | '.join(row)} |" for row in body)
