@@ -134,6 +134,35 @@ def config(
 
 
 @app.command()
+def plan(
+    preset: Annotated[str | None, typer.Option(help=f"one of {', '.join(PRESETS)} [default: demo]")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file with sections as in run.json's config")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="section.field=value, repeatable")] = None,
+    tasks: Annotated[Path | None, typer.Option(help="YAML of own tasks; implies data.source=files")] = None,
+    gpus: Annotated[int, typer.Option(min=1, help="jobs at a time, one a GPU")] = 1,
+    from_run: Annotated[Path | None, typer.Option(help="finished run whose speed is taken")] = None,
+    tflops: Annotated[float | None, typer.Option(min=0.001, help="TFLOP/s a GPU [default: 400, assumed]")] = None,
+    out: Annotated[Path | None, typer.Option(help="run directory: what is done there is left out")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="all numbers, of every job too")] = False,
+) -> None:
+    """What a run costs before it starts: steps, tokens, FLOPs, GPU-hours, disk, time with N GPUs and what limits it."""
+    console = _console()
+    with user_errors():
+        if from_run is not None and tflops is not None:
+            raise ValueError("--from-run and --tflops exclude each other: give one")
+        from core.cost import ASSUMED_GPU_FLOPS, assumed_pace, pace_of_run, plan_of, render_plan
+
+        resolved = load_config(preset, config, set_ or (), tasks)
+        flops = ASSUMED_GPU_FLOPS if tflops is None else 1e12 * tflops
+        pace = assumed_pace(flops) if from_run is None else pace_of_run(Run(from_run))
+        about = plan_of(Run(out or "a run that is not there"), resolved, pace, gpus)
+        if as_json:
+            sys.stdout.write(json.dumps(about, indent=1) + "\n")
+        else:
+            render_plan(about, console, title=f"What preset {resolved.preset} would cost")
+
+
+@app.command()
 def status(
     run: RunArgument,
     as_json: Annotated[bool, typer.Option("--json", help="all of it as JSON on standard output")] = False,

@@ -239,6 +239,15 @@ def _cache_paths(run: Run, prepare_key: str, spec: str, task: str) -> dict[str, 
     return {name: folder / f"{task}.{name}.npy" for name in Tokens._fields}
 
 
+def token_offsets(run: Run, config: Config, encoder: str, task: str, *, prepare_key: str) -> np.ndarray | None:
+    """Where each sequence of `task` starts, and the end, of the token arrays that are there; None: there are none."""
+    path = _cache_paths(run, prepare_key, tokenizer_spec(config, encoder), task)["offsets"]
+    if not path.exists():
+        return None
+    with undamaged(path):
+        return np.asarray(np.load(path, allow_pickle=False))
+
+
 def cached_tokens(run: Run, config: Config, encoder: str, task: Task, *, prepare_key: str) -> Tokens:
     """Token arrays of `task` for `encoder`, memory-mapped; made from the examples where the cache has none.
 
