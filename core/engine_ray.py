@@ -154,8 +154,8 @@ class RayWorkers:
         """Raises what a job raised, after the results of those that finished before; `RuntimeError` when a job's
         process died more than `RETRIES` times."""
         run, deaths = self.run_directory, Counter[str]()
-        waiting = [job for job in jobs if job.name not in IN_DRIVER]
-        own = [job for job in jobs if job.name in IN_DRIVER]
+        own = [job for job in jobs if job.name in IN_DRIVER or "imported" in job.spec]
+        waiting = [job for job in jobs if job not in own]
         while waiting or self.running or own:
             while waiting and (self.most is None or len(self.running) < self.most):
                 job = waiting.pop(0)

@@ -57,6 +57,10 @@ INSTEAD: dict[str, dict[str, str]] = {
     "python -m core config distill": {},
     "python -m core config --preset paper": {},
     "python -m core run --preset demo --out runs/y --dry-run": {"--preset demo": f"--preset smoke {SET}"},
+    "python -m core plan --preset paper --gpus 64": {},
+    "python -m core plan --preset demo --gpus 2 --from-run runs/x": {},
+    # Up to date, so that no cluster starts; test_ray.py has a real one.
+    "python -m core run --preset smoke --out runs/x --engine ray": {"--preset smoke ": ""},
     'python -m core predict --run runs/x --model st-kd-s0 --task nli --text "most guests loved the soup" '
     '--text-b "some guests liked the broth"': {},
     "printf 'text_a\\ttext_b\\nthe soup was good\\tthe broth was fine\\n' > pairs.tsv": {},
@@ -98,6 +102,10 @@ ELSEWHERE = {
         "needs GLUE's files; test_glue.py runs the preset on them, or on imitations"
     ),
     "python -m core submit --run runs/glue --model st-kd-s0 --out glue.zip": "needs GLUE; test_submission.py runs it",
+    "python -m core run --preset glue-base --out SHARED/base --engine ray --ray-address auto": (
+        "needs the hub and a cluster; test_ray.py runs another preset on one of this machine"
+    ),
+    "pip install --constraint constraints.txt --editable '.[ray]'": "a part of what `make test` installs",
     "python -m core run --preset glue-base --out runs/base": "needs the hub, and hours on a GPU",
     "torchrun --nproc-per-node 4 -m core run --preset glue-base --out runs/base": "the same, on four",
     "accelerate launch --multi_gpu --num_processes 4 -m core run --preset glue-base --out runs/base": (
