@@ -135,13 +135,13 @@ def config(
 
 @app.command()
 def plan(
-    preset: Annotated[str | None, typer.Option(help=f"one of {', '.join(PRESETS)} [default: demo]")] = None,
+    preset: Annotated[str | None, typer.Option(help=f"one of {', '.join(PRESETS)}; else demo")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file with sections as in run.json's config")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="section.field=value, repeatable")] = None,
     tasks: Annotated[Path | None, typer.Option(help="YAML of own tasks; implies data.source=files")] = None,
     gpus: Annotated[int, typer.Option(min=1, help="jobs at a time, one a GPU")] = 1,
     from_run: Annotated[Path | None, typer.Option(help="finished run whose speed is taken")] = None,
-    tflops: Annotated[float | None, typer.Option(min=0.001, help="TFLOP/s a GPU [default: 400, assumed]")] = None,
+    tflops: Annotated[float | None, typer.Option(min=0.001, help="TFLOP/s a GPU; else 400 are assumed")] = None,
     out: Annotated[Path | None, typer.Option(help="run directory: what is done there is left out")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="all numbers, of every job too")] = False,
 ) -> None:
