@@ -4,9 +4,8 @@ What differs between the three kinds of training is the model, the tasks and `lo
 and logging are the same. The loop never waits for the device but once every `LOOK_EVERY_STEPS`, where it looks at the
 losses and weights, stops on one that is not finite, and reports.
 
-A checkpoint is one safetensors file with all the loop's state: weights, optimiser, torch's generators, dynamics and
-the place in the epoch, with a checksum. It is saved after a look, so what it holds is finite. The order of the data
-is a function of seed and epoch (core/batching), so a killed training resumes to the same bytes.
+What it needs to go on after a stop is in a checkpoint (core/checkpoint), saved after a look. The order of the data is
+a function of seed and epoch (core/batching), so a killed training resumes to the same bytes.
 
 In several processes each runs this loop on its part of every batch (core/parallel). Losses, dynamics and the decision
 to save are shared at each look; the first process reports and writes.
@@ -18,30 +17,24 @@ Shapes: B examples, C classes, E epochs, N training examples of a task.
 
 from __future__ import annotations
 
-import json
 import time
-import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from core.batching import Batch, Step, TaskData, epoch_steps, make_batch
+from core.checkpoint import read_checkpoint, restore, save_checkpoint
 from core.device import Device, stream_seed
 from core.graphs import bucketed
 from core.optim import clipped_step, learning_rate, make_optimizer, set_learning_rate
 from core.parallel import (
+    Part,
     bring_home,
-    gathered,
-    gathered_generators,
-    generator_name,
     lent,
-    like,
     local,
     parts_of,
     reducing,
@@ -51,9 +44,9 @@ from core.parallel import (
 from core.ranks import ALONE, Ranks
 from core.sections import TrainConfig
 from core.speed import Speed
-from core.store import atomic
 
 LOOK_EVERY_STEPS = 25
+AHEAD = 25  # steps whose batches are made together
 
 # (task, logits (B, C), rows (B,), progress) -> loss of each example (B,). Rows index the task's examples; progress in
 # [0, 1) is the share of the training that is done, for weights that change on the way.
@@ -67,6 +60,11 @@ class Trained(NamedTuple):
 
     dynamics: dict[str, np.ndarray]
     speed: Speed
+
+
+class _Ready(NamedTuple):
+    part: Part
+    batch: Batch
 
 
 class _Done(NamedTuple):
@@ -108,7 +106,7 @@ def train_model(
     All processes of `ranks` call it with the same arguments and equal models. In the first one, `model` is whole
     whenever `evaluate` is called, and at the end; in the others it need not be.
     """
-    saved = _read(checkpoint)
+    saved = read_checkpoint(checkpoint)
     first_epoch, first_step = saved.place
     ranks.same(saved.place, what=f"epoch and step of {checkpoint.name}")
     if saved.model:
@@ -118,7 +116,7 @@ def train_model(
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     train_rows = {name: data.rows("train") for name, data in datas.items()}
     dynamics = _empty_dynamics(datas, train, device) if train.dynamics else {}
-    _restore(saved, optimizer, parameters, dynamics, ranks, seed=stream_seed(seed, *names, ranks.rank, *saved.place))
+    restore(saved, optimizer, parameters, dynamics, ranks, seed=stream_seed(seed, *names, ranks.rank, *saved.place))
     speed = Speed(processes=ranks.size)
     saved_at = time.monotonic()
     for epoch in range(first_epoch, train.epochs):
@@ -126,10 +124,13 @@ def train_model(
         steps = epoch_steps(datas, train, seed=seed, names=names, epoch=epoch)
         speed.waiting_seconds += time.perf_counter() - started
         unseen: list[_Done] = []
+        ready: list[list[_Ready]] = []
         for i in range(first_step, len(steps)):
             step = steps[i]
+            if not ready:
+                ready = _made(steps[i : i + AHEAD], datas, train, ranks, device, speed)
             progress = (epoch + i / len(steps)) / train.epochs
-            unseen.append(_gradients(forward, step, datas, loss_fn, progress, train, ranks, device, speed))
+            unseen.append(_gradients(forward, step, ready.pop(0), datas, loss_fn, progress, train, ranks, device))
             # The middle of the step: neither the first nor the last has a rate of zero.
             set_learning_rate(optimizer, learning_rate((epoch + (i + 0.5) / len(steps)) / train.epochs, train))
             clipped_step(optimizer, train.clip_norm)
@@ -143,7 +144,7 @@ def train_model(
                 report(done, {"epoch": epoch, "step": i + 1, "steps": len(steps), **means})
                 if is_due and done < 1:
                     bring_home(forward, model, ranks)
-                    _save(checkpoint, model, optimizer, dynamics, ranks, device, epoch=epoch, next_step=i + 1)
+                    save_checkpoint(checkpoint, model, optimizer, dynamics, ranks, device, epoch=epoch, next_step=i + 1)
                     saved_at = time.monotonic()
         first_step = 0
         speed.seconds += time.perf_counter() - started
@@ -158,28 +159,43 @@ def train_model(
     return Trained({task: values.cpu().numpy() for task, values in dynamics.items()}, speed)
 
 
+def _made(
+    steps: list[Step],
+    datas: Mapping[str, TaskData],
+    train: TrainConfig,
+    ranks: Ranks,
+    device: Device,
+    speed: Speed,
+) -> list[list[_Ready]]:
+    """The parts of the next steps. Made together they take half the time: between two steps of a training, nothing that
+    makes a batch is in the processor's cache any more."""
+    asked = time.perf_counter()
+    found = []
+    for step in steps:
+        parts = parts_of(step.rows, ranks=ranks, accumulate=train.accumulate)
+        found.append([_Ready(part, make_batch(datas[step.task], part.rows)) for part in parts])
+    speed.tokens += sum(len(ready.batch.ids_T) for parts in found for ready in parts)
+    if device.compiles:
+        found = [[ready._replace(batch=bucketed(ready.batch)) for ready in parts] for parts in found]
+    speed.waiting_seconds += time.perf_counter() - asked
+    return found
+
+
 def _gradients(
     forward: nn.Module,
     step: Step,
+    parts: list[_Ready],
     datas: Mapping[str, TaskData],
     loss_fn: TaskLoss,
     progress: float,
     train: TrainConfig,
     ranks: Ranks,
     device: Device,
-    speed: Speed,
 ) -> _Done:
     """Forward and backward pass of a step, in parts: leaves its gradient in the parameters."""
     losses: dict[str, Tensor] = {}
     logits_BC = torch.zeros(len(step.rows), datas[step.task].task.n_outputs, device=device.device)
-    parts = parts_of(step.rows, ranks=ranks, accumulate=train.accumulate)
-    for i, part in enumerate(parts):
-        asked = time.perf_counter()
-        batch = make_batch(datas[step.task], part.rows)
-        speed.waiting_seconds += time.perf_counter() - asked
-        speed.tokens += len(batch.ids_T)
-        if device.compiles:
-            batch = bucketed(batch)
+    for i, (part, batch) in enumerate(parts):
         with reducing(forward, now=i + 1 == len(parts)):
             with device.autocast():
                 logits, extra = forward(step.task, batch)
@@ -256,93 +272,3 @@ def _empty_dynamics(datas: Mapping[str, TaskData], train: TrainConfig, device: D
         name: torch.full((train.epochs, len(data.rows("train")), data.task.n_outputs), torch.nan, device=device.device)
         for name, data in datas.items()
     }
-
-
-# ---- checkpoints ---------------------------------------------------------------------------------------------------
-class _Saved(NamedTuple):
-    """A checkpoint's tensors by what they are of, and the epoch and step to go on from. Empty: the beginning."""
-
-    model: Mapping[str, Tensor]
-    optimizer: Mapping[str, Tensor]
-    dynamics: Mapping[str, Tensor]
-    generator: Mapping[str, Tensor]
-    place: tuple[int, int]
-
-
-def _save(
-    path: Path,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    dynamics: Mapping[str, Tensor],
-    ranks: Ranks,
-    device: Device,
-    *,
-    epoch: int,
-    next_step: int,
-) -> None:
-    """By the first process; the others give what they have and wait."""
-    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors |= gathered({f"optimizer.{index}.{name}": value for name, value in state.items()}, ranks)
-    tensors |= {f"dynamics.{task}": values for task, values in dynamics.items()}
-    generators = gathered_generators(ranks, cuda=device.device.type == "cuda")
-    tensors |= {f"generator.{name}": state for name, state in generators.items()}
-    if ranks.is_main:
-        tensors = {name: value.contiguous() for name, value in tensors.items()}
-        place = json.dumps({"epoch": epoch, "next_step": next_step, "crc32": _crc32(tensors)})
-        with atomic(path) as temporary:
-            save_file(tensors, temporary, metadata={"place": place})
-    ranks.agreed()
-
-
-def _crc32(tensors: Mapping[str, Tensor]) -> int:
-    """Over all bytes, in the order of the names."""
-    crc = 0
-    for name in sorted(tensors):
-        crc = zlib.crc32(tensors[name].cpu().reshape(-1).view(torch.uint8).numpy().data, crc)
-    return crc
-
-
-def _read(path: Path) -> _Saved:
-    parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "dynamics": {}, "generator": {}}
-    if not path.exists():
-        return _Saved(**parts, place=(0, 0))
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-            place = json.loads(file.metadata()["place"])
-        if (found := _crc32(tensors)) != place["crc32"]:
-            raise ValueError(f"its checksum is {found:08x}, expected {place['crc32']:08x}")
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path} is damaged ({error}). Delete it, and the same command trains this model from its beginning"
-        ) from error
-    for name, value in tensors.items():
-        part, _, rest = name.partition(".")
-        parts[part][rest] = value
-    return _Saved(**parts, place=(place["epoch"], place["next_step"]))
-
-
-def _restore(
-    saved: _Saved,
-    optimizer: torch.optim.Optimizer,
-    parameters: list[nn.Parameter],
-    dynamics: Mapping[str, Tensor],
-    ranks: Ranks,
-    *,
-    seed: int,
-) -> None:
-    """All but the model's weights. `seed` is for a process whose generators are not in the checkpoint."""
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, value in saved.optimizer.items():
-        index, _, field = name.partition(".")
-        state.setdefault(int(index), {})[field] = like(value, parameters[int(index)])
-    if state:
-        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    for task, values in saved.dynamics.items():
-        dynamics[task].copy_(values)
-    if not ranks.is_main:
-        torch.manual_seed(seed)  # dropout of its own: the processes have different rows
-    for kind, set_state in (("cpu", torch.set_rng_state), ("cuda", torch.cuda.set_rng_state)):
-        if (name := generator_name(kind, ranks.rank)) in saved.generator:
-            set_state(saved.generator[name])

@@ -186,7 +186,7 @@ def unsaved(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     [
         ("core.files.sync", full, "cannot be written: the disk is full. Free some space, and the same command goes on"),
         ("core.model.save_file", full_as_safetensors_say, "models/st-hard-s0 cannot be written: the disk is full"),
-        ("core.train.save_file", full_as_safetensors_say, "safetensors cannot be written: the disk is full"),
+        ("core.checkpoint.save_file", full_as_safetensors_say, "safetensors cannot be written: the disk is full"),
     ],
     ids=["a result", "weights", "a checkpoint"],
 )

@@ -24,10 +24,9 @@ ORDER = """
     ensemble combining targets selection synthetic files locks store
     ranks plan checksums report submission views status plots refit findings
     ---- above this line: no torch ----
-    readers columns data telling_tasks device tokens batching losses heads attention encoder graphs model parallel optim
-    speed predict train rtd pretrain stages workers artifacts engine_ray progress pipeline workload cost importing ask
-    streams
-    answering exported card export notebook notebooks sweep experiment endings cli __main__
+    readers columns data telling_tasks device tokens batching losses heads attention encoder graphs model parallel
+    checkpoint optim speed predict train rtd pretrain stages workers artifacts engine_ray progress pipeline workload cost
+    importing ask streams answering exported card export notebook notebooks sweep experiment endings cli __main__
 """
 NO_TORCH, BELOW = (part.split() for part in ORDER.split("---- above this line: no torch ----"))
 UNITS = [*NO_TORCH, *BELOW]

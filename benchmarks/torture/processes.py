@@ -44,7 +44,7 @@ POINTS: dict[str, tuple[str, str, str | Callable[..., Path]]] = {
     "before a rename": ("core.files.os", "replace", "before"),
     "after a rename": ("core.files.os", "replace", "after"),
     "in a write": ("core.files", "sync", lambda path: Path(path)),
-    "in a checkpoint": ("core.train", "save_file", lambda tensors, path, **_: Path(path)),
+    "in a checkpoint": ("core.checkpoint", "save_file", lambda tensors, path, **_: Path(path)),
     "in an encoder's weights": (
         "transformers.PreTrainedModel",
         "save_pretrained",
