@@ -303,7 +303,7 @@ def _train_part(train: TrainConfig) -> dict[str, Any]:
 
 def keyed_fields(fields: dict[str, Any]) -> dict[str, Any]:
     """Fields that came later are left out at their default: a run from before them is up to date."""
-    return {name: value for name, value in fields.items() if LATER_FIELDS.get(name) != value}
+    return {name: value for name, value in fields.items() if (name, value) not in LATER_FIELDS.items()}
 
 
 def _model_part(config: Config) -> dict[str, Any]:

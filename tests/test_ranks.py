@@ -14,9 +14,9 @@ from conftest import tiny
 from core.config import resolve_tasks
 from core.device import resolve_device
 from core.parallel import own_device, parts_of
-from core.plan import make_jobs
+from core.plan import Job, make_jobs
 from core.ranks import ALONE, LAUNCHER_OPTIONS, Ranks, _refuse_options, follow, joined, losses_named, sharing
-from core.sections import RuntimeConfig
+from core.sections import RuntimeConfig, TrainConfig
 
 
 # ---- shares ---------------------------------------------------------------------------------------------------------
@@ -123,14 +123,15 @@ def test_a_process_that_sees_another_folder_is_named(monkeypatch: pytest.MonkeyP
 
 
 def test_parts_and_processes_leave_the_keys_of_older_runs_alone() -> None:
-    def keys(*overrides: str) -> dict[str, str]:
+    def jobs(*overrides: str) -> dict[str, Job]:
         config = tiny(*overrides)
-        tasks = resolve_tasks(config)
-        return {name: job.key for name, job in make_jobs(config, tasks, source_digest="", chosen=["mt-1"]).items()}
+        return make_jobs(config, resolve_tasks(config), source_digest="", chosen=["mt-1"])
 
-    plain = keys()
-    assert keys("multitask.accumulate=1", "runtime.shard=true") == plain
-    other = keys("finetune.accumulate=2")
-    assert {name for name in plain if plain[name] != other[name]} >= {"ft-1-nli"}
-    assert other["mt-1"] == plain["mt-1"]
-    assert "mt-1" in {name for name, key in keys("multitask.accumulate=2").items() if plain[name] != key}
+    plain = jobs()
+    # A field that has no value (`token_budget`) is in the keys as it always was.
+    assert plain["ft-1-nli"].spec["train"].keys() == TrainConfig.model_fields.keys() - {"accumulate"}
+    assert jobs("multitask.accumulate=1", "runtime.shard=true") == plain
+    finetune, multitask = jobs("finetune.accumulate=2"), jobs("multitask.accumulate=2")
+    assert (finetune["mt-1"].key, multitask["st-hard-s0"].key) == (plain["mt-1"].key, plain["st-hard-s0"].key)
+    assert finetune["ft-1-nli"].key != plain["ft-1-nli"].key
+    assert multitask["mt-1"].key != plain["mt-1"].key
