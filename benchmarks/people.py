@@ -55,7 +55,8 @@ def measured(
         for measure in ("accuracy", "js", "kl"):
             a_SN, b_SN = of[a, measure], of[b, measure]
             # Students of two variants are paired by seed; anything else is one voice against the mean of another.
-            other = b_SN if len(a_SN) == len(b_SN) and a.startswith("student") else b_SN.mean(axis=0, keepdims=True)
+            is_paired = a.startswith("student") and b.startswith("student")
+            other = b_SN if is_paired else b_SN.mean(axis=0, keepdims=True)
             rows.append({"voice": a, "minus": b, "measure": measure, **summary(a_SN - other, group_N)})
     return rows
 

@@ -75,10 +75,9 @@ def test_measured_is_what_it_says_and_the_page_is_made_of_the_file(tmp_path: Pat
     gold_N = humans_NC.argmax(axis=1)
     near = [np.log(humans_NC) + rng.normal(scale=0.2, size=(n, 3)) for _ in range(3)]
     far = [logits + rng.normal(scale=2, size=(n, 3)) for logits in near]
-    voices = {"student, hard": far, "student, kd": near, "ensemble": [np.log(humans_NC)]}
-    rows = measured(
-        voices, humans_NC, gold_N, premises, [("student, kd", name) for name in ("student, hard", "ensemble")]
-    )
+    voices = {"student, hard": far, "student, kd": near, "ensemble": [np.log(humans_NC)], "teachers": far}
+    pairs = [("student, kd", name) for name in ("student, hard", "ensemble", "teachers")]
+    rows = measured(voices, humans_NC, gold_N, premises, pairs)
     found = {(row["voice"], row["minus"], row["measure"]): row for row in rows}
     assert found["ensemble", "", "js"]["value"] == pytest.approx(0, abs=1e-7)
     assert found["ensemble", "", "accuracy"]["value"] == 1
@@ -89,6 +88,9 @@ def test_measured_is_what_it_says_and_the_page_is_made_of_the_file(tmp_path: Pat
     each = [kl_N(humans_NC, a).mean() - kl_N(humans_NC, b).mean() for a, b in zip(near, far, strict=True)]
     assert (row["value"], row["se"]) == pytest.approx((np.mean(each), np.std(each, ddof=1) / np.sqrt(3)))
     assert said(row) == "nearer"
+    # Seeds of students mean nothing to teachers: only the students' own spread is in the error.
+    row = found["student, kd", "teachers", "kl"]
+    assert row["se"] == pytest.approx(np.std([kl_N(humans_NC, one).mean() for one in near], ddof=1) / np.sqrt(3))
     assert said(found["student, kd", "ensemble", "js"]) == "farther"
     write_rows(
         tmp_path / CSV, [{"part": "two BERTs", "task": "snli", "people": "five annotators", **row} for row in rows]
@@ -96,7 +98,7 @@ def test_measured_is_what_it_says_and_the_page_is_made_of_the_file(tmp_path: Pat
     text = page(read_rows(tmp_path / CSV))
     assert "five annotators, 90 examples of 30 premises" in text
     assert "student, kd, minus student, hard" in text
-    assert text.count("nearer |") == 1
+    assert text.count("nearer |") == 2
 
 
 def _softmax(logits_NC: np.ndarray) -> np.ndarray:

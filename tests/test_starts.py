@@ -12,6 +12,7 @@ from benchmarks import starts
 from benchmarks.starts_page import CSV, page, read_rows
 from core.store import Run
 
+RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 FRESH = "random:bert(layers=1,hidden=32,heads=2)"
 TINY = ("model.tokenizer=word", "model.max_length=16", "multitask.epochs=1", "data.selection=12", "runtime.device=cpu")
 
@@ -102,3 +103,7 @@ def test_the_whole_method_is_told_by_task() -> None:
     assert r"| rte \* | 50.0 | 60.0 | 70.0 | 55.0 ± 5.0 | 65.0 ± 5.0 | +10.0 ± 0.0, better |" in text
     assert "| cola | 50.0 |  | 70.0 | 55.0 ± 5.0 |" in text
     assert "| **without** | 50.0 |" in text
+
+
+def test_the_page_is_its_scores() -> None:
+    assert (RESULTS / "real-language.md").read_text(encoding="utf-8") == page(read_rows(RESULTS / CSV))
