@@ -186,6 +186,7 @@ class RayWorkers:
                             "give a job more of a GPU (--ray-gpus), and run the same command again to go on"
                         ) from None
                     self.on_note(f"note: {says}; it is tried again, {deaths[job.name]} of {RETRIES} times")
+                    run.remove_leftovers(job.name)
                     run.log("retried", job=job.name, stage=job.stage, times=deaths[job.name])
                     waiting.insert(0, job)
                     continue

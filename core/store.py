@@ -114,10 +114,11 @@ class Run:
             return self.path.exists()
         return any(child.name != LOCK and not child.name.endswith(".tmp") for child in self.path.iterdir())
 
-    def remove_leftovers(self) -> None:
-        """Half-written files of killed writers: our own temporary names, and those of safetensors. A checkpoint of a
-        large model is gigabytes. One run at a time writes to a run directory, so nobody is writing them now."""
-        for leftover in (*self.path.rglob(".*.tmp"), *self.path.rglob(".tmp*")):
+    def remove_leftovers(self, job: str | None = None) -> None:
+        """Half-written files of a killed run, or of a killed `job` alone: our own temporary names, and those of
+        safetensors. Nobody is writing them now: a run directory has one writer, and a job's folder in it too."""
+        folder = self.path if job is None else self.model_dir(job)
+        for leftover in (*folder.rglob(".*.tmp"), *folder.rglob(".tmp*")):
             leftover.unlink(missing_ok=True)
         # A line that was cut would swallow the next one.
         log = self.path / "log.jsonl"

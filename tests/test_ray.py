@@ -276,3 +276,14 @@ def test_a_store_keeps_files_by_their_checksum(scheme: str, tmp_path: Path) -> N
     (there / "checkpoint").unlink()
     download_checkpoint(url, "key", there / "checkpoint")
     assert not (there / "checkpoint").exists()
+
+
+def test_what_a_killed_process_left_half_written_goes_before_the_next_try(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.write_manifest({})
+    of_killed, of_another = (run.model_dir(job) / ".checkpoint.safetensors.host.1.tmp" for job in ("mt-1", "mt-2"))
+    for path in (of_killed, of_another):
+        path.parent.mkdir(parents=True)
+        path.touch()
+    run.remove_leftovers("mt-1")
+    assert (of_killed.exists(), of_another.exists()) == (False, True)
