@@ -147,7 +147,7 @@ def test_a_stop_by_hand_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.Mo
     def stopped(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("core.cli.run_pipeline", stopped)
+    monkeypatch.setattr("core.commands.runs.run_pipeline", stopped)
     result = call("run", "--preset", "smoke", "--out", tmp_path / "run")
     assert result.exit_code == 130
     assert "stopped; the same command goes on from the last checkpoint" in result.stderr

@@ -14,7 +14,7 @@ import torch
 from conftest import Finished, Training, changed, copy_of, go, keys, log_lines, ran, results, tiny, trainings
 from safetensors.torch import load_file
 
-from core.cli import status
+from core.commands.runs import status
 from core.config import resolve_tasks
 from core.pipeline import source_digest
 from core.plan import STAGES

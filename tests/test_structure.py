@@ -26,7 +26,8 @@ ORDER = """
     ---- above this line: no torch ----
     readers columns data telling_tasks device tokens batching losses heads attention encoder graphs model parallel
     checkpoint optim speed predict train rtd pretrain stages workers artifacts engine_ray progress pipeline workload
-    cost importing ask streams answering exported card export notebook notebooks sweep experiment endings cli __main__
+    cost importing ask streams answering exported card export notebook notebooks sweep experiment endings commands cli
+    __main__
 """
 NO_TORCH, BELOW = (part.split() for part in ORDER.split("---- above this line: no torch ----"))
 UNITS = [*NO_TORCH, *BELOW]
