@@ -117,6 +117,8 @@ ELSEWHERE = {
     "--humans DATA/humans/chaosNLI_snli.jsonl": "needs data; test_importing.py runs it on made files, and on these",
     "python -m benchmarks.million FOLDER": "takes minutes and gigabytes",
     "python -m benchmarks.pages FOLDER": "takes minutes, and starts a server",
+    "python -m benchmarks.soak FOLDER": "twenty sessions for ten minutes, on a large run",
+    "python -m benchmarks.memory": "test_benchmark counts a small shape",
     "python -m benchmarks.box FOLDER": "draws in a browser on a large run; tests/browser draws on a small one",
 }
 # Targets of the Makefile: `make -n` says here what each would do.
