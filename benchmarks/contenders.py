@@ -56,12 +56,13 @@ VOCABULARY, N_CLASSES, DROPOUT = 30_522, 3, 0.1
 
 
 class Shape(NamedTuple):
-    """An encoder's shape and the steps of one round."""
+    """An encoder's shape, the steps of one round, and whether four of it are too much for the memory at once."""
 
     layers: int
     hidden: int
     heads: int
     steps: int
+    alone: bool = False
 
     @property
     def spec(self) -> str:

@@ -42,7 +42,7 @@ CPU_SHAPES = {
     "L4/H256": Shape(4, 256, 4, steps=12),
     "L4/H512": Shape(4, 512, 8, steps=6),
     "L6/H384": Shape(6, 384, 6, steps=6),
-    "BERT-base": Shape(12, 768, 12, steps=2),
+    "BERT-base": Shape(12, 768, 12, steps=2, alone=True),
 }
 CUDA_SHAPES = {"BERT-base": Shape(12, 768, 12, steps=60), "BERT-large": Shape(24, 1024, 16, steps=30)}
 QUICK_SHAPES = {"L1/H32": Shape(1, 32, 2, steps=3)}
@@ -107,33 +107,49 @@ def machine(device: str, threads: int) -> dict[str, Any]:
 
 
 def compare(shape: Shape, device: Device, n_rows: int, rounds: int, threads: int, batch_size: int) -> dict[str, Any]:
-    """All contenders in turn, `rounds` times; a round before them warms up and does not count."""
+    """All contenders in turn, `rounds` times. They stay alive from round to round, and a round before them warms up and
+    does not count; of a shape that is `alone`, each is started for its turn and warms up by itself."""
     context = multiprocessing.get_context("spawn")
-    pipes, processes = {}, []
+    names = contenders_on(device.device)
     with tempfile.TemporaryDirectory() as folder:
-        for contender in contenders_on(device.device):
-            pipes[contender], theirs = context.Pipe()
+
+        def start(contender: str) -> tuple[Any, Any]:
+            pipe, theirs = context.Pipe()
             process = context.Process(
                 target=serve, args=(theirs, contender, shape, n_rows, device, threads, batch_size, folder), daemon=True
             )
             process.start()
-            processes.append(process)
             theirs.close()  # so that a contender that dies is an end of file here, and not a wait for ever
-            assert pipes[contender].recv() == "ready"
-        measured = []
-        for i in range(rounds + 1):
-            of_round: dict[str, Any] = {"gemm_flops": _fresh_peak(device)}
-            for contender, pipe in pipes.items():
-                pipe.send(max(2, shape.steps // 4) if i == 0 else shape.steps)
-                n_tokens, seconds, memory = pipe.recv()
-                of_round[contender] = {"tokens": n_tokens, "seconds": seconds, "peak_memory": memory}
-            measured += [of_round] if i else []
-        for pipe in pipes.values():
+            assert pipe.recv() == "ready"
+            return pipe, process
+
+        def stop(pipe: Any, process: Any) -> None:
             pipe.send(None)
-        for process in processes:
             process.join()
+
+        alive = {} if shape.alone else {contender: start(contender) for contender in names}
+        for contender in alive:
+            _steps(alive[contender][0], max(2, shape.steps // 4))
+        measured = []
+        for _ in range(rounds):
+            of_round: dict[str, Any] = {"gemm_flops": _fresh_peak(device)}
+            for contender in names:
+                pipe, process = alive[contender] if alive else start(contender)
+                if shape.alone:
+                    _steps(pipe, 1)
+                of_round[contender] = _steps(pipe, shape.steps)
+                if shape.alone:
+                    stop(pipe, process)
+            measured.append(of_round)
+        for pipe, process in alive.values():
+            stop(pipe, process)
     n_parameters = matrix_parameters(PlainModel(shape).encoder)
     return {"dtype": str(device.dtype).removeprefix("torch."), "parameters": n_parameters, "rounds": measured}
+
+
+def _steps(pipe: Any, n: int) -> dict[str, float]:
+    pipe.send(n)
+    return dict(zip(("tokens", "seconds", "peak_memory"), pipe.recv(), strict=True))
 
 
 def _fresh_peak(device: Device) -> float:

@@ -267,4 +267,4 @@ print(len(pages), sorted({{"torch", "transformers", "datasets", "core.ask"}} & s
         env={**os.environ, "DARKROOM_RUNS": str(tmp_path / "runs")},
         cwd=ENTRY.parents[1],
     )
-    assert done.stdout.strip().splitlines()[-1] == "9 []", done.stdout + done.stderr
+    assert done.stdout.strip().splitlines()[-1] == "10 []", done.stdout + done.stderr

@@ -111,7 +111,7 @@ def test_quality_compares_with_transformers_own_training(tmp_path: Path) -> None
             )
             theirs = scores(tmp_path / "plain", few, preset="smoke", seeds=1)
     assert core.encoder.BERT_LIKE
-    (model,) = seen
+    model = seen[0].model
     kinds = {type(module) for module in model.modules()}
     assert torch.nn.Dropout in kinds
     assert "core.attention" not in {kind.__module__ for kind in kinds}

@@ -118,6 +118,7 @@ ELSEWHERE = {
     "python -m benchmarks.million FOLDER": "takes minutes and gigabytes",
     "python -m benchmarks.pages FOLDER": "takes minutes, and starts a server",
     "python -m benchmarks.soak FOLDER": "twenty sessions for ten minutes, on a large run",
+    "python -m benchmarks.quality FOLDER": "trains ten members; test_benchmark trains two small ones",
     "python -m benchmarks.memory": "test_benchmark counts a small shape",
     "python -m benchmarks.box FOLDER": "draws in a browser on a large run; tests/browser draws on a small one",
 }

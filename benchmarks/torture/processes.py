@@ -70,6 +70,8 @@ def start(arguments: Sequence[str], said: Path, point: Point | None = None, coun
 
 def _run(arguments: list[str], said: Path, point: Point | None, counts: Path | None) -> None:
     os.setsid()
+    # As in a terminal: what a shell starts in the background inherits that Ctrl-C is ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     file = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     for stream in (1, 2):
         os.dup2(file, stream)
