@@ -5,7 +5,7 @@ the longest), each to one of 8 in an octave or a multiple of 16, so that an epoc
 `encode_bucketed` is `core/encoder.encode` under `torch.compile`, captured once a shape. What is filled in is never
 read: filler sequences are two tokens, one of each text, so that no softmax is empty, and `rank_B` leaves them out.
 
-Off unless `runtime.compile` asks for it: it was written and its batches tested without a GPU at hand
+Off unless `runtime.compile` asks for it: its batches and its tracing are tested on the CPU, its gain is not measured
 (`python -m benchmarks.training --device cuda` compares both).
 
 Shapes: B sequences, T packed tokens, L of the longest; B', T', L' rounded up.

@@ -53,6 +53,13 @@ def outputs_and_gradients(model: MultiTaskModel, data: TaskData, batch: Batch) -
     return logits.detach(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
+def assert_same_gradients(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        scale = max(1.0, float(gradient.abs().max()))
+        torch.testing.assert_close(found[name], gradient, rtol=0, atol=EXACT * scale)
+
+
 @pytest.mark.parametrize("lengths", ["few", "many"])
 @pytest.mark.parametrize("name", TASKS)
 def test_every_heads_output_and_gradients_are_those_of_padded_rows(
@@ -67,10 +74,7 @@ def test_every_heads_output_and_gradients_are_those_of_padded_rows(
     monkeypatch.setattr(core.model, "encode", encode_padded)
     expected, expected_gradients = outputs_and_gradients(model, data, batch)
     torch.testing.assert_close(logits, expected, rtol=0, atol=EXACT)
-    assert gradients.keys() == expected_gradients.keys()
-    for parameter, gradient in expected_gradients.items():
-        scale = max(1.0, float(gradient.abs().max()))
-        torch.testing.assert_close(gradients[parameter], gradient, rtol=0, atol=EXACT * scale)
+    assert_same_gradients(gradients, expected_gradients)
     # Row by row, in the order that was asked for.
     alone = torch.cat([model(name, make_batch(data, rows[i : i + 1])) for i in range(24)])
     torch.testing.assert_close(logits, alone, rtol=0, atol=EXACT)
