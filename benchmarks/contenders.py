@@ -1,9 +1,10 @@
-"""The four ways to train that `benchmarks.training` compares, on the same rows, encoder, optimiser and number type.
+"""The ways to train that `benchmarks.training` compares, on the same rows, encoder, optimiser and threads.
 
  - `darkroom`: this project's batches, encoder and step; one linear head a task, batches of one task;
  - `darkroom_compiled`, on CUDA alone: the same with `runtime.compile`;
- - `trainer`: `transformers.Trainer` as it comes: shuffled rows, padded to the batch's longest, attention by SDPA;
- - `trainer_grouped`: the same with its sampler that groups rows by length;
+ - `trainer`: `transformers.Trainer` as it comes: float32, shuffled rows, padded to the batch's longest, SDPA;
+ - `trainer_same`, where `darkroom` runs in another number type: the same in that type;
+ - `trainer_grouped`: in `darkroom`'s type, with its sampler that groups rows by length;
  - `reference`: a plain loop as MT-DNN's code has it: one task a batch, shuffled, padded to the batch's longest, with a
    look at the loss after every step.
 All have AdamW fused (Trainer's default too), clipping at 1, a linear schedule, dropout 0.1, as many rows a batch and
@@ -33,7 +34,14 @@ from core.batching import TaskData, epoch_steps, make_batch, on_device
 from core.device import Device
 from core.graphs import bucketed
 from core.model import make_model
-from core.optim import clipped_step, learning_rate, make_optimizer, set_learning_rate
+from core.optim import (
+    clear_gradients,
+    clipped_step,
+    kept_gradients,
+    learning_rate,
+    make_optimizer,
+    set_learning_rate,
+)
 from core.sections import TrainConfig
 from core.speed import wait
 from core.tasks import Task
@@ -125,7 +133,7 @@ def darkroom(shape: Shape, datas: dict[str, TaskData], device: Device, train: Tr
         head_settings={"head_dropout": DROPOUT, "san_steps": 1, "san_step_dropout": 0.0},
     )
     model.to(device.device).train()
-    optimizer = make_optimizer(model, train)
+    optimizer, kept = make_optimizer(model, train), kept_gradients(model)
     endless = (step for e in count() for step in epoch_steps(datas, train, seed=0, names=("bench",), epoch=e))
 
     def run(n_steps: int) -> tuple[int, float]:
@@ -141,7 +149,7 @@ def darkroom(shape: Shape, datas: dict[str, TaskData], device: Device, train: Tr
             F.cross_entropy(logits_BC, datas[step.task].gold[torch.from_numpy(step.rows)]).backward()
             set_learning_rate(optimizer, learning_rate((i + 0.5) / n_steps, train))
             clipped_step(optimizer, train.clip_norm)
-            optimizer.zero_grad(set_to_none=True)
+            clear_gradients(optimizer, kept)
         wait(device.device)
         return n_tokens, clock() - started
 
@@ -284,7 +292,10 @@ def reference(shape: Shape, datas: dict[str, TaskData], device: Device, train: T
 
 
 CONTENDERS: dict[str, Callable[..., Callable[[int], tuple[int, float]]]] = {
-    "trainer": lambda *arguments, folder: trainer(*arguments, grouped=False, folder=folder),
+    "trainer": lambda shape, datas, device, train, folder: trainer(
+        shape, datas, device._replace(dtype=torch.float32), train, grouped=False, folder=folder
+    ),
+    "trainer_same": lambda *arguments, folder: trainer(*arguments, grouped=False, folder=folder),
     "trainer_grouped": lambda *arguments, folder: trainer(*arguments, grouped=True, folder=folder),
     "reference": lambda *arguments, folder: reference(*arguments),
     "darkroom": lambda *arguments, folder: darkroom(*arguments),
@@ -294,8 +305,11 @@ CONTENDERS: dict[str, Callable[..., Callable[[int], tuple[int, float]]]] = {
 }
 
 
-def contenders_on(device: torch.device) -> list[str]:
-    return [name for name in CONTENDERS if name != "darkroom_compiled" or device.type == "cuda"]
+def contenders_on(device: Device) -> list[str]:
+    left_out = {"darkroom_compiled"} if device.device.type != "cuda" else set()
+    if device.dtype == torch.float32:
+        left_out.add("trainer_same")
+    return [name for name in CONTENDERS if name not in left_out]
 
 
 # ---- a contender's process -----------------------------------------------------------------------------------------

@@ -1,10 +1,11 @@
 """Training speed side by side, with one command: `python -m benchmarks.training` (`make bench`).
 
-Four ways to train (benchmarks/contenders) run in turn, a few steps each, round after round, on the same rows, encoder,
-optimiser, number type and threads. A ratio is taken within a round, so that what else the machine does falls on all of
-them alike; the table has medians over rounds and the range. With `--threads 1`, seconds are those of the process and
-not of the wall, and other work hardly matters. Tokens are real ones, without padding. MFU is 6 x
-parameters outside the embeddings x tokens a second, over the GEMM peak that is measured in each round (core/speed).
+Ways to train (benchmarks/contenders) run in turn, a few steps each, round after round, on the same rows, encoder,
+optimiser and threads: Trainer in float32 as it comes, and all in this project's number type. A ratio is taken within
+a round, so that what else the machine does falls on all of them alike; the table has medians over rounds and the range.
+With `--threads 1`, seconds are those of the process and not of the wall, and other work hardly matters. Tokens are real
+ones, without padding. MFU is 6 x parameters outside the embeddings x tokens a second, over the GEMM peak of this
+project's number type, measured in each round (core/speed).
 
 Then the pass of K = 3 teachers (core/predict) against the same peak, and how this project's own cost grows with rows,
 length, batch size and members. Everything goes into benchmarks/results: raw rounds (JSON), the table (Markdown), the
@@ -38,16 +39,17 @@ from core.speed import TRAINING_FLOPS, gemm_peak, matrix_parameters
 
 RESULTS = Path(__file__).parent / "results"
 CPU_SHAPES = {
-    "L2/H128": Shape(2, 128, 2, steps=24),
-    "L4/H256": Shape(4, 256, 4, steps=12),
-    "L4/H512": Shape(4, 512, 8, steps=6),
-    "L6/H384": Shape(6, 384, 6, steps=6),
-    "BERT-base": Shape(12, 768, 12, steps=2, alone=True),
+    "L2/H128": Shape(2, 128, 2, steps=36),
+    "L4/H256": Shape(4, 256, 4, steps=18),
+    "L4/H512": Shape(4, 512, 8, steps=12),
+    "L6/H384": Shape(6, 384, 6, steps=12),
+    "BERT-base": Shape(12, 768, 12, steps=4, alone=True),
 }
 CUDA_SHAPES = {"BERT-base": Shape(12, 768, 12, steps=60), "BERT-large": Shape(24, 1024, 16, steps=30)}
 QUICK_SHAPES = {"L1/H32": Shape(1, 32, 2, steps=3)}
 LABELS = {
-    "trainer": "Trainer, default",
+    "trainer": "Trainer, default (float32)",
+    "trainer_same": "Trainer, 16 bits",
     "trainer_grouped": "Trainer, grouped by length",
     "reference": "plain loop, one task a batch, padded",
     "darkroom": "Darkroom",
@@ -110,7 +112,7 @@ def compare(shape: Shape, device: Device, n_rows: int, rounds: int, threads: int
     """All contenders in turn, `rounds` times. They stay alive from round to round, and a round before them warms up and
     does not count; of a shape that is `alone`, each is started for its turn and warms up by itself."""
     context = multiprocessing.get_context("spawn")
-    names = contenders_on(device.device)
+    names = contenders_on(device)
     with tempfile.TemporaryDirectory() as folder:
 
         def start(contender: str) -> tuple[Any, Any]:
@@ -184,31 +186,45 @@ def table(found: dict[str, Any]) -> str:
     unit = "CPU seconds" if about["threads"] == 1 and "gpu" not in about else "seconds"
     lines = [
         f"Batch {about.get('batch_size', 32)}, threads: {about['threads']}, {about.get('gpu', about.get('cpu'))}, "
-        f"torch {about['torch']}; medians of {n_rounds} interleaved rounds, {unit}. Ratio of real "
-        "tokens a second to Trainer's default (range over rounds), MFU, peak memory of the process.",
+        f"torch {about['torch']}; medians of {n_rounds} interleaved rounds, {unit}. Ratio of real tokens a second to "
+        "Trainer's default (range over rounds), MFU of the peak in the column's number type, peak memory.",
         "",
         "| | " + " | ".join(f"{name} {found['shapes'][name]['dtype']}" for name in summaries) + " |",
         "|---" * (len(summaries) + 1) + "|",
     ]
-    measured = [name for name in LABELS if name in next(iter(summaries.values()))]
-    for contender in measured:
-        cells = [
-            f"**{s[contender]['ratio']:.2f}** ({s[contender]['ratio_low']:.2f} to {s[contender]['ratio_high']:.2f}), "
-            f"{s[contender]['mfu']:.2f}, {s[contender]['peak_memory'] / 2**30:.1f} GiB"
-            for s in summaries.values()
-        ]
-        lines.append(f"| {LABELS[contender]} | " + " | ".join(cells) + " |")
+    for contender in LABELS:
+        cells = [_cell(of_shape.get(contender)) for of_shape in summaries.values()]
+        if set(cells) != {"-"}:
+            lines.append(f"| {LABELS[contender]} | " + " | ".join(cells) + " |")
     speeds = [f"{s['darkroom']['tokens_per_second']:,.0f}" for s in summaries.values()]
     lines.append("| Darkroom, real tokens a second | " + " | ".join(speeds) + " |")
-    mean = {c: float(np.exp(np.mean([np.log(s[c]["ratio"]) for s in summaries.values()]))) for c in measured}
-    lines += ["", f"Geometric mean over the shapes: {mean['darkroom']:.2f} x Trainer's default, "
-              f"{mean['darkroom'] / mean['trainer_grouped']:.2f} x Trainer grouped."]  # fmt: skip
+    mean = {c: _geometric_mean([s[c]["ratio"] for s in summaries.values()]) for c in ("darkroom", "trainer_grouped")}
+    # Where all run in float32, Trainer's default is Trainer in the same number type.
+    same = [s["darkroom"]["ratio"] / s.get("trainer_same", s["trainer"])["ratio"] for s in summaries.values()]
+    lines += [
+        "",
+        f"Geometric mean over the shapes: {mean['darkroom']:.2f} x Trainer's default, {_geometric_mean(same):.2f} x "
+        f"Trainer in the same number type, {mean['darkroom'] / mean['trainer_grouped']:.2f} x Trainer grouped.",
+    ]
     for name, of_pass in found.get("passes", {}).items():
         lines.append(
             f"Pass of {of_pass['members']} teachers at {name}: {of_pass['tokens_per_second']:,.0f} tokens a second and "
             f"member, {of_pass['gemm_share']:.2f} of the GEMM peak."
         )
     return "\n".join(lines)
+
+
+def _cell(of_contender: dict[str, float] | None) -> str:
+    if of_contender is None:
+        return "-"
+    return (
+        f"**{of_contender['ratio']:.2f}** ({of_contender['ratio_low']:.2f} to {of_contender['ratio_high']:.2f}), "
+        f"{of_contender['mfu']:.2f}, {of_contender['peak_memory'] / 2**30:.1f} GiB"
+    )
+
+
+def _geometric_mean(values: Sequence[float]) -> float:
+    return float(np.exp(np.mean(np.log(values))))
 
 
 if __name__ == "__main__":

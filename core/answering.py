@@ -22,9 +22,9 @@ import pyarrow as pa
 import torch
 
 from core.ask import Opened, open_model
-from core.batching import cut, make_batch, on_device
+from core.batching import make_batch, on_device
 from core.calibration import log_probs_NC
-from core.predict import EXAMPLES_A_BATCH, TOKENS_A_BATCH, predict_texts
+from core.predict import longest_first, predict_texts
 from core.store import Run
 from core.streams import Chunk, chunks, writer
 from core.tasks import Task
@@ -146,12 +146,11 @@ def answer_chunk(
     tokens = encode_texts(opened.tokenizer, text_a, text_b, max_length=length)
     data = on_device(one, tokens, rows.astype(str), np.full(n, "own"), torch.full((n,), -1), opened.device.device)
     outputs = {name: np.zeros((n, task.n_outputs), np.float32) for name, task in tasks.items()}
-    by_length = np.argsort(data.lengths, kind="stable")
-    for batch in cut(data, by_length, batch_size=EXAMPLES_A_BATCH, token_budget=TOKENS_A_BATCH):
-        with opened.device.autocast():
+    with opened.device.autocast():
+        for batch in longest_first(data, rows, opened.device):
             answers = opened.model.answers(tasks, make_batch(data, batch))
-        for name, logits in answers.items():
-            outputs[name][batch] = logits.float().cpu().numpy()
+            for name, logits in answers.items():
+                outputs[name][batch] = logits.float().cpu().numpy()
     return {name: value[:, 0] if tasks[name].kind == "regression" else value for name, value in outputs.items()}
 
 

@@ -125,7 +125,8 @@ def _mixed(
     if dropout == 0 or query.device.type != "cpu":
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, scale=scaling)
     # torch's fused kernel has no dropout on a CPU and would draw Bernoulli numbers.
-    scores_BAKL = (query @ key.transpose(2, 3)) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    # Queries are fewer than scores: scaled here, two passes over all scores are saved.
+    scores_BAKL = (query * (query.shape[-1] ** -0.5 if scaling is None else scaling)) @ key.transpose(2, 3)
     if mask is not None:
         scores_BAKL = scores_BAKL.masked_fill(~mask, torch.finfo(scores_BAKL.dtype).min)
     return drop(scores_BAKL.softmax(dim=-1).to(value.dtype), dropout) @ value

@@ -58,6 +58,34 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate
 
 
+# Entries of an embedding from which its gradient is kept: below, the allocator keeps the memory anyway.
+KEPT_FROM = 2**20
+
+
+def kept_gradients(model: nn.Module) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Large embeddings on a CPU, each with one gradient for the whole training, to which a step adds the rows that it
+    read. torch would take new memory of the whole vocabulary's size in every step, which costs more than what is done
+    with it (LOG.md, "Speed"). For a training in one process: exchanged gradients have to be dense."""
+    found = []
+    for module in model.modules():
+        if (
+            isinstance(module, nn.Embedding)
+            and module.weight.numel() >= KEPT_FROM
+            and module.weight.device.type == "cpu"
+        ):
+            module.sparse = True
+            module.weight.grad = torch.zeros_like(module.weight)
+            found.append((module.weight, module.weight.grad))
+    return found
+
+
+def clear_gradients(optimizer: torch.optim.Optimizer, kept: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    """To None, those of `kept` to zero."""
+    optimizer.zero_grad(set_to_none=True)
+    for parameter, gradient in kept:
+        parameter.grad = gradient.zero_()
+
+
 @torch.no_grad()
 def clipped_step(optimizer: torch.optim.Optimizer, max_norm: float) -> torch.Tensor:
     """A step with all gradients scaled so that their global norm is at most `max_norm`; returns the norm before. The

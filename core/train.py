@@ -30,7 +30,14 @@ from core.batching import Batch, Step, TaskData, epoch_steps, make_batch
 from core.checkpoint import read_checkpoint, restore, save_checkpoint
 from core.device import Device, stream_seed
 from core.graphs import bucketed
-from core.optim import clipped_step, learning_rate, make_optimizer, set_learning_rate
+from core.optim import (
+    clear_gradients,
+    clipped_step,
+    kept_gradients,
+    learning_rate,
+    make_optimizer,
+    set_learning_rate,
+)
 from core.parallel import (
     Part,
     bring_home,
@@ -113,6 +120,7 @@ def train_model(
         model.load_state_dict(saved.model)
     forward = spread(model, auxiliary, n_tasks=len(datas), ranks=ranks, device=device)
     optimizer = make_optimizer(forward, train)
+    kept = kept_gradients(forward) if ranks.size == 1 else []
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     train_rows = {name: data.rows("train") for name, data in datas.items()}
     dynamics = _empty_dynamics(datas, train, device) if train.dynamics else {}
@@ -134,7 +142,7 @@ def train_model(
             # The middle of the step: neither the first nor the last has a rate of zero.
             set_learning_rate(optimizer, learning_rate((epoch + (i + 0.5) / len(steps)) / train.epochs, train))
             clipped_step(optimizer, train.clip_norm)
-            optimizer.zero_grad(set_to_none=True)
+            clear_gradients(optimizer, kept)
             if len(unseen) == LOOK_EVERY_STEPS or i + 1 == len(steps):
                 is_due = time.monotonic() - saved_at > checkpoint_seconds
                 means, is_due = _look(unseen, datas, parameters, checkpoint, ranks, epoch, last_step=i, is_due=is_due)

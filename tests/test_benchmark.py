@@ -13,6 +13,10 @@ import torch
 from benchmarks import stages
 from benchmarks.contenders import GLUE_LENGTHS, Shape, collate, contenders_on, glue_lengths, plain_rows, task_data
 from benchmarks.training import LABELS, main, summary, table
+from core.device import Device
+
+CPU = Device(torch.device("cpu"), torch.float32, "")
+GPU = Device(torch.device("cuda"), torch.bfloat16, "")
 
 
 def test_rows_have_glues_lengths_and_shares() -> None:
@@ -45,7 +49,7 @@ def test_quick_measures_all_and_writes_results(tmp_path: Path, capsys: pytest.Ca
     (of_shape,) = found["shapes"].values()
     assert len(of_shape["rounds"]) == 2
     for of_round in of_shape["rounds"]:
-        contenders = contenders_on(torch.device("cpu"))
+        contenders = contenders_on(CPU)
         assert set(of_round) == {*contenders, "gemm_flops"}
         assert all(of_round[name]["tokens"] > 0 and of_round[name]["peak_memory"] > 2**20 for name in contenders)
     assert summary(of_shape)["trainer"]["ratio"] == 1.0
@@ -89,9 +93,11 @@ def test_a_runs_time_is_shared_out_among_its_stages() -> None:
     assert "| **all** | 3 | 22.0 | 16.0 | 1.0 | 125 | 2.0 % | 0.50 |" in text
 
 
-def test_a_gpu_compares_compiled_graphs_too() -> None:
-    assert set(contenders_on(torch.device("cuda"))) - set(contenders_on(torch.device("cpu"))) == {"darkroom_compiled"}
-    assert set(LABELS) == set(contenders_on(torch.device("cuda")))
+def test_contenders_of_a_gpu_and_of_16_bits() -> None:
+    on_16_bits = set(contenders_on(CPU._replace(dtype=torch.bfloat16)))
+    assert on_16_bits - set(contenders_on(CPU)) == {"trainer_same"}
+    assert set(contenders_on(GPU)) - on_16_bits == {"darkroom_compiled"}
+    assert set(LABELS) == set(contenders_on(GPU))
 
 
 def test_quality_compares_with_transformers_own_training(tmp_path: Path) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from tiny import tiny_model
 from torch import nn
 
-from core.optim import clipped_step, learning_rate, make_optimizer, set_learning_rate
+import core.optim
+from core.optim import clear_gradients, clipped_step, kept_gradients, learning_rate, make_optimizer, set_learning_rate
 from core.sections import TrainConfig
 
 
@@ -126,3 +129,28 @@ def test_clipping_scales_all_gradients_by_one_number(name: str, max_norm: float,
         torch.testing.assert_close(used, torch.tensor(gradient), rtol=1e-5, atol=0)
     assert module[2].grad is None
     assert module[2] not in optimizer.state
+
+
+def test_kept_gradients_are_the_dense_ones_in_the_same_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(core.optim, "KEPT_FROM", 100)
+    ids = torch.tensor([[3, 1, 3], [0, 0, 9]])  # repeats, and rows that nobody reads
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Embedding(50, 4, padding_idx=0), nn.Linear(4, 2))
+    model = copy.deepcopy(plain)
+    small = nn.Embedding(3, 4)
+    assert kept_gradients(small) == []
+    kept = kept_gradients(model)
+    assert [parameter is model[0].weight for parameter, _ in kept] == [True]
+    optimizers = [make_optimizer(module, TrainConfig(lr=0.1)) for module in (plain, model)]
+    memory = model[0].weight.grad.data_ptr()
+    for step in range(3):
+        for module, optimizer in zip((plain, model), optimizers, strict=True):
+            module(ids + 10 * step).square().sum().backward()
+            clipped_step(optimizer, 1.0)
+        assert torch.equal(model[0].weight.grad, plain[0].weight.grad)
+        assert model[0].weight.grad.data_ptr() == memory
+        assert torch.equal(model[0].weight, plain[0].weight)
+        optimizers[0].zero_grad()
+        clear_gradients(optimizers[1], kept)
+        assert model[1].weight.grad is None
+        assert not model[0].weight.grad.any()

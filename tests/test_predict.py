@@ -23,7 +23,7 @@ EXACT = 1e-5
 @pytest.mark.parametrize("name", TASKS)
 @pytest.mark.parametrize("budget", [40, 16_384])
 def test_outputs_are_those_of_one_example_at_a_time(name: str, budget: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(core.predict, "TOKENS_A_BATCH", budget)  # 40: many small batches
+    monkeypatch.setitem(core.predict.TOKENS_A_BATCH, "cpu", budget)  # 40: many small batches
     data, model = random_data(TASKS[name], 30), tiny_model()
     rows = np.random.default_rng(0).permutation(30)[:20]
     outputs = predict(model, data, rows, CPU)
@@ -64,7 +64,7 @@ def test_the_models_mode_is_left_as_it_was_and_nothing_is_dropped(training: bool
 def test_longest_first(monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory is at its highest in the first batch."""
     seen: list[int] = []
-    monkeypatch.setattr(core.predict, "TOKENS_A_BATCH", 50)
+    monkeypatch.setitem(core.predict.TOKENS_A_BATCH, "cpu", 50)
     data, model = random_data(TASKS["topic"], 40), tiny_model()
     model.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[1].shape[1]))
     predict(model, data, np.arange(40), CPU)
