@@ -62,8 +62,8 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 KEPT_FROM = 2**20
 
 
-def kept_gradients(model: nn.Module) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Large embeddings on a CPU, each with one gradient for the whole training, to which a step adds the rows that it
+def kept_gradients(model: nn.Module) -> list[nn.Embedding]:
+    """Large embeddings on a CPU, each given one gradient for the whole training, to which a step adds the rows that it
     read. torch would take new memory of the whole vocabulary's size in every step, which costs more than what is done
     with it (LOG.md, "Speed"). For a training in one process: exchanged gradients have to be dense."""
     found = []
@@ -75,15 +75,24 @@ def kept_gradients(model: nn.Module) -> list[tuple[torch.Tensor, torch.Tensor]]:
         ):
             module.sparse = True
             module.weight.grad = torch.zeros_like(module.weight)
-            found.append((module.weight, module.weight.grad))
+            found.append(module)
     return found
 
 
-def clear_gradients(optimizer: torch.optim.Optimizer, kept: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+def clear_gradients(optimizer: torch.optim.Optimizer, kept: list[nn.Embedding]) -> None:
     """To None, those of `kept` to zero."""
+    gradients = [module.weight.grad for module in kept]
     optimizer.zero_grad(set_to_none=True)
-    for parameter, gradient in kept:
-        parameter.grad = gradient.zero_()
+    for module, gradient in zip(kept, gradients, strict=True):
+        assert gradient is not None
+        module.weight.grad = gradient.zero_()
+
+
+def release_gradients(kept: list[nn.Embedding]) -> None:
+    """Makes `kept` what any embedding is."""
+    for module in kept:
+        module.sparse = False
+        module.weight.grad = None
 
 
 @torch.no_grad()

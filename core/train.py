@@ -36,6 +36,7 @@ from core.optim import (
     kept_gradients,
     learning_rate,
     make_optimizer,
+    release_gradients,
     set_learning_rate,
 )
 from core.parallel import (
@@ -161,6 +162,7 @@ def train_model(
             with lent(model, device, ranks):
                 scores = ranks.agreed(evaluate() if ranks.is_main else None)
             report((epoch + 1) / train.epochs, {"epoch": epoch, "selection": scores})
+    release_gradients(kept)
     bring_home(forward, model, ranks)
     model.to(device.device).eval()
     speed.tokens = int(summed(torch.tensor(speed.tokens, device=device.device), ranks))

@@ -17,6 +17,7 @@ from safetensors import safe_open
 from tiny import CPU, NO_HEAD_DROPOUT, TASKS, random_data, tiny_model
 from torch import Tensor, nn
 
+import core.optim
 import core.train
 from core.batching import Batch, TaskData, epoch_steps
 from core.device import Device
@@ -109,6 +110,22 @@ def run(
 
 def all_tasks(n: int = 24) -> dict[str, TaskData]:
     return {name: random_data(task, n + 4 * i, seed=i, dev=8) for i, (name, task) in enumerate(TASKS.items())}
+
+
+def test_a_kept_gradient_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every embedding is kept, and one is read twice in a step, by the encoder and by an auxiliary loss."""
+    plain, seen, trained = core.train.kept_gradients, list[int](), []
+    monkeypatch.setattr(core.train, "kept_gradients", lambda model: (kept := plain(model), seen.append(len(kept)))[0])
+    for folder, kept_from in (("kept", 1), ("plain", 2**40)):
+        monkeypatch.setattr(core.optim, "KEPT_FROM", kept_from)
+        made = run(all_tasks(), tmp_path / folder, train=TrainConfig(epochs=2, batch_size=8), with_auxiliary=True)
+        words = made.model.encoder.embeddings.word_embeddings
+        assert words.weight.grad is None
+        assert not words.sparse
+        trained.append(made)
+    for name, weight in trained[0].model.state_dict().items():
+        torch.testing.assert_close(weight, trained[1].model.state_dict()[name], rtol=0, atol=1e-6, msg=name)
+    assert seen == [3, 0]  # words, positions, segments
 
 
 # ---- it learns -----------------------------------------------------------------------------------------------------
