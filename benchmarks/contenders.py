@@ -219,11 +219,22 @@ class StepClock(TrainerCallback):
         self.seconds = clock() - self.started
 
 
+class AnyOrderTrainer(Trainer):
+    """Trainer with the batches of its own sampler in random order: the one that groups by length begins each window of
+    50 batches with the longest, and a few steps would measure these alone."""
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        order, size = list(super()._get_train_sampler(train_dataset)), self.args.per_device_train_batch_size
+        starts = np.random.default_rng(self.args.data_seed).permutation(range(0, len(order), size))
+        return [row for start in starts for row in order[start : start + size]]
+
+
 def trainer(
     shape: Shape, datas: dict[str, TaskData], device: Device, train: TrainConfig, *, grouped: bool, folder: Path
 ) -> Callable[[int], Any]:
     rows = [row for of_task in plain_rows(datas).values() for row in of_task]
     model = PlainModel(shape).to(device.device)
+    rounds = count()
 
     def run(n_steps: int) -> tuple[int, float]:
         timer, read = StepClock(device.device), list[int]()
@@ -235,6 +246,7 @@ def trainer(
         arguments = TrainingArguments(
             output_dir=str(folder),
             max_steps=n_steps + 1,
+            data_seed=next(rounds),
             per_device_train_batch_size=train.batch_size,
             learning_rate=train.lr,
             weight_decay=train.weight_decay,
@@ -248,7 +260,7 @@ def trainer(
             dataloader_pin_memory=device.device.type == "cuda",
             train_sampling_strategy="group_by_length" if grouped else "random",
         )
-        sink = Trainer(model, arguments, counted, train_dataset=rows, callbacks=[timer])  # type: ignore[arg-type]
+        sink = AnyOrderTrainer(model, arguments, counted, train_dataset=rows, callbacks=[timer])  # type: ignore[arg-type]
         sink.remove_callback(PrinterCallback)
         sink.train()
         return sum(read[1 : n_steps + 1]), timer.seconds  # the loader reads a batch ahead, which is not trained on

@@ -39,11 +39,11 @@ from core.speed import TRAINING_FLOPS, gemm_peak, matrix_parameters
 
 RESULTS = Path(__file__).parent / "results"
 CPU_SHAPES = {
-    "L2/H128": Shape(2, 128, 2, steps=36),
-    "L4/H256": Shape(4, 256, 4, steps=18),
-    "L4/H512": Shape(4, 512, 8, steps=12),
-    "L6/H384": Shape(6, 384, 6, steps=12),
-    "BERT-base": Shape(12, 768, 12, steps=4, alone=True),
+    "L2/H128": Shape(2, 128, 2, steps=48),
+    "L4/H256": Shape(4, 256, 4, steps=36),
+    "L4/H512": Shape(4, 512, 8, steps=24),
+    "L6/H384": Shape(6, 384, 6, steps=24),
+    "BERT-base": Shape(12, 768, 12, steps=6, alone=True),
 }
 CUDA_SHAPES = {"BERT-base": Shape(12, 768, 12, steps=60), "BERT-large": Shape(24, 1024, 16, steps=30)}
 QUICK_SHAPES = {"L1/H32": Shape(1, 32, 2, steps=3)}

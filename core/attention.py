@@ -2,10 +2,9 @@
 
 transformers' encoders look their attention up by name; `attend` is registered as "darkroom" and serves BERT, RoBERTa
 and ELECTRA without a fork of their code. Each sequence attends to itself alone:
- - on a CPU, sequences of one length are one batched product; a batch cut from a sorted window has few lengths. Where it
-   has many (`MAX_GROUPS`), the attention alone is padded, as many small calls cost more than the padding;
- - on CUDA, torch's variable-length flash kernel where it can serve (16 bits, no dropout, as it has none), otherwise
-   padded; linear layers, the bulk of the work, see no padding either way.
+ - on CUDA, torch's variable-length flash kernel where it can serve (16 bits, no dropout, as it has none);
+ - otherwise the attention alone is padded: a batch cut from a sorted window has little to pad, and small products for
+   each length cost more. Linear layers, the bulk of the work, see no padding either way.
 
 Dropout falls on attention's probabilities after the softmax in every form, so that a packed token meets the same noise
 as a padded one; only the order in which random numbers are drawn differs.
@@ -28,7 +27,6 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from core.batching import Batch
 
 ATTENTION = "darkroom"
-MAX_GROUPS = 4
 
 
 # ---- dropout -------------------------------------------------------------------------------------------------------
@@ -102,20 +100,11 @@ def attend_packed(
         )  # fmt: skip
         assert isinstance(mixed, Tensor)  # a pair where the sums of exponentials are asked for too
         return mixed
-    if query.is_cuda or batch.is_bucketed or len(batch.groups) > MAX_GROUPS:
-        padded_query = query.unflatten(0, (n_sequences, k)) if k else batch.padded(query)
-        q, key, value = (x.transpose(1, 2) for x in (padded_query, batch.padded(key), batch.padded(value)))
-        mask = batch.inside_BL[:, None, None] if len(batch.groups) > 1 else None
-        mixed = _mixed(q, key, value, mask, dropout, scaling).transpose(1, 2)
-        return mixed.flatten(0, 1) if k else batch.packed(mixed)
-    parts = []
-    tokens = [n * length for n, length in batch.groups]
-    queries = [n * k for n, _ in batch.groups] if k else tokens
-    split = (query.split(queries), key.split(tokens), value.split(tokens))
-    for (n, _), *of_group in zip(batch.groups, *split, strict=True):
-        q, key, value = (x.unflatten(0, (n, -1)).transpose(1, 2) for x in of_group)
-        parts.append(_mixed(q, key, value, None, dropout, scaling).transpose(1, 2).flatten(0, 1))
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+    padded_query = query.unflatten(0, (n_sequences, k)) if k else batch.padded(query)
+    query, key, value = (x.transpose(1, 2) for x in (padded_query, batch.padded(key), batch.padded(value)))
+    mask = None if batch.is_even else batch.inside_BL[:, None, None]
+    mixed = _mixed(query, key, value, mask, dropout, scaling).transpose(1, 2)
+    return mixed.flatten(0, 1) if k else batch.packed(mixed)
 
 
 def _mixed(

@@ -33,12 +33,16 @@ from core.tokens import Tokens, cached_tokens
 
 # Batches a window: enough that sorting removes nearly all padding, few enough that an epoch's order stays random.
 WINDOW_BATCHES = 32
+# Rectangles are rounded up to it: a CPU makes its 16-bit kernels anew for every shape that it has not seen (LOG.md,
+# "Speed"), a GPU likes multiples of 8.
+LENGTH_STEP = 8
 
 
 class Batch(NamedTuple):
     """Packed sequences, by length. `positions_T` count from 0 in each sequence, `is_b_T` marks second texts,
-    `bounds` (B + 1,) int32 is where each sequence starts, and the end. `groups` (how many, how long) are the runs of
-    one length, on the host. `rank_B` is where the sequences that were asked for lie among the packed, None: in place.
+    `bounds` (B + 1,) int32 is where each sequence starts, and the end. `longest` is L: that of the sequences where all
+    have one length (`is_even`), else rounded up. `rank_B` is where the sequences that were asked for lie among the
+    packed, None: in place.
     """
 
     ids_T: Tensor
@@ -46,7 +50,8 @@ class Batch(NamedTuple):
     is_b_T: Tensor
     bounds: Tensor
     place_T: Tensor  # in the padded (B * L,)
-    groups: tuple[tuple[int, int], ...]
+    longest: int
+    is_even: bool
     rank_B: Tensor | None
     is_bucketed: bool = False  # has fillers, for repeating shapes (core/graphs)
 
@@ -58,7 +63,7 @@ class Batch(NamedTuple):
     @property
     def shape(self) -> tuple[int, int]:
         """B and L."""
-        return len(self.bounds) - 1, self.groups[-1][1]
+        return len(self.bounds) - 1, self.longest
 
     @property
     def inside_BL(self) -> Tensor:
@@ -66,14 +71,14 @@ class Batch(NamedTuple):
 
     def padded(self, x_T: Tensor) -> Tensor:
         """(T, ...) -> (B, L, ...), zeros behind each sequence."""
-        if len(self.groups) > 1:
+        if not self.is_even:
             x_T = x_T.new_zeros(self.shape[0] * self.shape[1], *x_T.shape[1:]).index_copy(0, self.place_T, x_T)
         return x_T.view(*self.shape, *x_T.shape[1:])
 
     def packed(self, x_BL: Tensor) -> Tensor:
         """(B, L, ...) -> (T, ...), without what stands behind each sequence."""
         x_T = x_BL.flatten(0, 1)
-        return x_T.index_select(0, self.place_T) if len(self.groups) > 1 else x_T
+        return x_T if self.is_even else x_T.index_select(0, self.place_T)
 
     def in_order(self, x_B: Tensor) -> Tensor:
         """One entry a sequence, from the packed order to that of the rows."""
@@ -181,7 +186,8 @@ def make_batch(data: TaskData, rows: np.ndarray) -> Batch:
         order = np.argsort(sizes, kind="stable")
         rank_B = torch.from_numpy(np.argsort(order)).to(device, non_blocking=True)
         sequences, sizes = sequences[order], sizes[order]
-    groups = tuple((int(n), int(length)) for length, n in zip(*np.unique(sizes, return_counts=True), strict=True))
+    is_even = bool(sizes[0] == sizes[-1])
+    longest = int(sizes[-1]) if is_even else -(-int(sizes[-1]) // LENGTH_STEP) * LENGTH_STEP
     n_tokens = int(sizes.sum())
     sequences_B, sizes_B = (torch.from_numpy(x).to(device, non_blocking=True) for x in (sequences, sizes))
     bounds = F.pad(sizes_B.cumsum(0), (1, 0))
@@ -189,8 +195,8 @@ def make_batch(data: TaskData, rows: np.ndarray) -> Batch:
     positions_T = torch.arange(n_tokens, device=device) - bounds[sequence_T]
     ids_T = data.ids[data.starts[sequences_B][sequence_T] + positions_T].long()
     is_b_T = positions_T >= data.b_starts[sequences_B][sequence_T]
-    place_T = sequence_T * groups[-1][1] + positions_T
-    return Batch(ids_T, positions_T, is_b_T, bounds.int(), place_T, groups, rank_B)
+    place_T = sequence_T * longest + positions_T
+    return Batch(ids_T, positions_T, is_b_T, bounds.int(), place_T, longest, is_even, rank_B)
 
 
 # ---- an epoch ------------------------------------------------------------------------------------------------------

@@ -50,7 +50,8 @@ def bucketed(batch: Batch) -> Batch:
         is_b_T=torch.cat([batch.is_b_T, position_F > 0]),
         bounds=torch.cat([batch.bounds[:-1], first_F.int(), batch.bounds.new_tensor([most_tokens])]),
         place_T=torch.cat([place_T, sequence_F * longest + position_F]),
-        groups=((1, 1), (most_sequences - 1, longest)),  # not all of one length; real ones would be a shape a batch
+        longest=longest,
+        is_even=False,
         rank_B=in_place,
         is_bucketed=True,
     )

@@ -24,7 +24,7 @@ STAGES = ("prepare", "pretrain", "multitask", "select", "finetune", "ensemble", 
 TRAINING_STAGES = ("pretrain", "multitask", "finetune", "distill")
 
 # Part of every key: raise it when a change of the code changes results, and every run is redone.
-CODE_VERSION = 4
+CODE_VERSION = 5
 
 # Of `TrainConfig`: came after runs had been made, and changes nothing at this value.
 LATER_FIELDS = {"accumulate": 1}

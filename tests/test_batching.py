@@ -198,8 +198,9 @@ def test_a_batch_is_the_naive_construction(name: str) -> None:
     assert (batch.is_b_T.tolist(), batch.bounds.tolist()) == (is_b, bounds)
     assert any(is_b) == (name != "topic")
     assert batch.first_B.tolist() == bounds[:-1]
-    assert [length for n, length in batch.groups for _ in range(n)] == np.diff(bounds).tolist()
-    assert len(set(batch.groups)) == len({length for _, length in batch.groups}) == len(batch.groups)
+    sizes = np.diff(bounds)
+    assert batch.is_even == (len(set(sizes)) == 1)
+    assert batch.longest == (sizes[-1] if batch.is_even else -(-sizes[-1] // 8) * 8)
     assert batch.rank_B is not None  # these rows do not come by length
     assert [by_length[rank] for rank in batch.rank_B.tolist()] == sequences
     assert batch.in_order(torch.tensor(by_length)).tolist() == sequences
@@ -210,7 +211,8 @@ def test_padding_and_packing_undo_each_other() -> None:
     data = random_data(TASKS["pair"], 20, longest=9)
     batch = make_batch(data, data.rows("train"))
     n, longest = batch.shape
-    assert (n, longest) == (20, int(data.lengths.max()))
+    assert (n, longest) == (20, 16)  # 9 tokens at the most, rounded up to a multiple of 8
+    assert data.lengths.max() == 9
     ids_BL, sizes = batch.padded(batch.ids_T), np.sort(data.lengths)
     for i, size in enumerate(sizes.tolist()):
         start = int(batch.bounds[i])
@@ -227,7 +229,8 @@ def test_sequences_of_one_length_are_a_view_in_place() -> None:
     equal = order[data.lengths[order] == 7]
     assert len(equal) > 1
     batch = make_batch(data, equal)
-    assert batch.groups == ((len(equal), 7),)
+    assert batch.is_even
+    assert batch.shape == (len(equal), 7)
     assert batch.rank_B is None
     assert batch.padded(batch.ids_T).data_ptr() == batch.ids_T.data_ptr()
     assert make_batch(data, order).rank_B is None  # by length already

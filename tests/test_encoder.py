@@ -17,7 +17,6 @@ from tiny import CPU, TASKS, Vocabulary, batch_of, random_data
 from torch import Tensor
 from transformers import AutoModel, BertConfig, DistilBertConfig, ElectraConfig, MPNetConfig, RobertaConfig
 
-from core.attention import MAX_GROUPS
 from core.batching import Batch, make_batch
 from core.encoder import config_of, encode, make_encoder, max_positions
 
@@ -58,7 +57,7 @@ def made(name: str, folder: Path, *, dropout: float = 0.1) -> tuple[Any, Any]:
     return make_encoder(str(folder), dropout=dropout, tokenizer=Vocabulary()).eval(), plain
 
 
-# Batches of one length, of a few (grouped in the attention) and of many (padded there).
+# Batches of one length (never padded), of a few and of many.
 BATCHES = {"equal": (12, 12, 6), "few": (10, 12, 24), "many": (2, 14, 40)}
 
 
@@ -66,7 +65,7 @@ def pair_batch(kind: str = "few") -> Batch:
     shortest, longest, n = BATCHES[kind]
     data = random_data(TASKS["pair"], n, longest=longest, shortest=max(3, shortest))
     batch = make_batch(data, data.rows("train"))
-    assert (len(batch.groups) == 1, len(batch.groups) > MAX_GROUPS) == (kind == "equal", kind == "many")
+    assert batch.is_even == (kind == "equal")
     return batch
 
 
@@ -154,7 +153,7 @@ def test_token_types_positions_and_sequences_matter(tmp_path: Path) -> None:
     encoder, _ = made("bert", tmp_path)
     batch = pair_batch()
     hidden_TH = encode(encoder, batch, first_only=False)
-    one_sequence = batch._replace(groups=((1, len(batch.ids_T)),), bounds=batch.bounds[[0, -1]])
+    one_sequence = batch._replace(longest=len(batch.ids_T), is_even=True, bounds=batch.bounds[[0, -1]])
     for other in (
         batch._replace(is_b_T=torch.zeros_like(batch.is_b_T)),
         batch._replace(positions_T=torch.zeros_like(batch.positions_T)),

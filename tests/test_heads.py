@@ -121,7 +121,7 @@ def test_san_answers_each_pair_as_if_it_were_alone() -> None:
     lengths = [(3, 4), (2, 1), (5, 2), (1, 6)]
     hidden_TH, batch = pairs(lengths)
     assert batch.rank_B is not None
-    assert len(batch.groups) > 1
+    assert not batch.is_even
     together_BC = head(hidden_TH, batch)
     for i, states_TH in enumerate(of_sequences(hidden_TH, batch)):
         _, alone = pairs([lengths[i]])

@@ -18,7 +18,6 @@ from tiny import NO_HEAD_DROPOUT, SPEC, TASKS, random_data, tiny_model
 from torch import Tensor
 
 import core.model
-from core.attention import MAX_GROUPS
 from core.batching import Batch, TaskData, make_batch
 from core.model import MultiTaskModel
 from core.sections import TrainConfig
@@ -69,7 +68,7 @@ def test_every_heads_output_and_gradients_are_those_of_padded_rows(
     data = random_data(TASKS[name], 24, shortest=6 if lengths == "few" else 3, longest=9 if lengths == "few" else 22)
     rows = np.random.default_rng(0).permutation(24)  # in no order of length
     batch = make_batch(data, rows)
-    assert (1 < len(batch.groups) <= MAX_GROUPS) == (lengths == "few")
+    assert not batch.is_even
     logits, gradients = outputs_and_gradients(model, data, batch)
     monkeypatch.setattr(core.model, "encode", encode_padded)
     expected, expected_gradients = outputs_and_gradients(model, data, batch)

@@ -70,7 +70,7 @@ def test_the_share_is_kept_and_special_tokens_and_padding_are_not_masked() -> No
         assert (masked_BL.sum(dim=1) - share * can_BL.sum(dim=1)).abs().max() < 1
         # Each of 400 sequences rounds up or down by chance: a spread of at most half a token each; five are allowed.
         assert abs(int(masked_BL.sum()) - share * int(can_BL.sum())) < 5 * 0.5 * math.sqrt(400)
-    assert len(batch.groups) > 1
+    assert not batch.is_even
 
 
 def test_every_place_is_masked_equally_often() -> None:
