@@ -87,7 +87,11 @@ def attend_packed(
     query: Tensor, key: Tensor, value: Tensor, batch: Batch, *, dropout: float, scaling: float | None, k: int = 0
 ) -> Tensor:
     """Softmax(Q K^T scale) V within each sequence: keys and values (T, A, D). Queries and result are (T, A, D), or,
-    with `k` queries a sequence, (B * k, A, D)."""
+    with `k` queries a sequence, (B * k, A, D). Rows behind the T tokens are filler, and come back as zeros."""
+    if filler := len(key) - len(batch.place_T):
+        query, key, value = query if k else query[:-filler], key[:-filler], value[:-filler]
+        answered = attend_packed(query, key, value, batch, dropout=dropout, scaling=scaling, k=k)
+        return answered if k else F.pad(answered, (0, 0, 0, 0, 0, filler))
     n_sequences, longest = batch.shape
     is_half = query.dtype in (torch.float16, torch.bfloat16)
     if query.is_cuda and is_half and dropout == 0 and not batch.is_bucketed:

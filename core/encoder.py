@@ -26,12 +26,15 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
+from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel
 
 from core.attention import ATTENTION, attend_packed, replace_dropouts
 from core.batching import Batch
 
 BERT_LIKE = ("bert", "roberta", "electra")
+# Rows of the encoder's products are filled up to a multiple of it, in 16 bits on a CPU.
+TOKENS_STEP = 64
 # A model's folder is data: its own Python code is not run, and weights in pickles are not loaded.
 SAFE: dict[str, Any] = {"trust_remote_code": False, "use_safetensors": True}
 # Spec name -> config name, for the types whose configs agree on these.
@@ -78,11 +81,15 @@ def embed(encoder: Any, batch: Batch) -> Tensor:
 def run_layers(layers: Any, hidden_TH: Tensor, batch: Batch, *, places_BK: Tensor | None = None) -> Tensor:
     """The last of BERT-like `layers`: (T, H), or, of the packed tokens `places_BK` of each sequence, (B * K, H)."""
     *before, last = layers
+    n_tokens = len(hidden_TH)
+    if hidden_TH.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+        # A 16-bit product makes its kernel anew for every number of rows that it has not seen (LOG.md, "Speed").
+        hidden_TH = F.pad(hidden_TH, (0, 0, 0, -n_tokens % TOKENS_STEP))
     for layer in before:
         hidden_TH = layer(hidden_TH[None], batch=batch)[0]
     if places_BK is not None:
         return _some_rows(last, hidden_TH, batch, places_BK)
-    return last(hidden_TH[None], batch=batch)[0]
+    return last(hidden_TH[None], batch=batch)[0, :n_tokens]
 
 
 def _types(encoder: Any, batch: Batch) -> Tensor | None:

@@ -17,6 +17,7 @@ from tiny import CPU, TASKS, Vocabulary, batch_of, random_data
 from torch import Tensor
 from transformers import AutoModel, BertConfig, DistilBertConfig, ElectraConfig, MPNetConfig, RobertaConfig
 
+import core.encoder
 from core.batching import Batch, make_batch
 from core.encoder import config_of, encode, make_encoder, max_positions
 
@@ -278,3 +279,30 @@ def test_max_positions_is_the_longest_sequence_that_runs(config: Any, longest: i
     run(longest)
     with pytest.raises((IndexError, RuntimeError)):
         run(longest + 1)
+
+
+@pytest.mark.parametrize("first_only", [True, False])
+@pytest.mark.parametrize("kind", BATCHES)
+def test_filler_rows_change_nothing_in_16_bits(
+    kind: str, first_only: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Outputs and gradients of bfloat16 with and without them, and against float32 within bfloat16's own rounding."""
+    encoder, _ = made("bert", tmp_path)
+    batch = pair_batch(kind)
+    rows: list[int] = []
+    encoder.encoder.layer[0].register_forward_pre_hook(lambda _, inputs: rows.append(inputs[0].shape[1]))
+    exact_TH = encode(encoder, batch, first_only=first_only)
+    found = []
+    for step in (64, 1):
+        monkeypatch.setattr(core.encoder, "TOKENS_STEP", step)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            hidden_TH = encode(encoder, batch, first_only=first_only)
+        found.append((hidden_TH, gradients(encoder, hidden_TH)))
+    n_tokens = len(batch.ids_T)
+    assert rows == [n_tokens, -(-n_tokens // 64) * 64, n_tokens]
+    (filled_TH, filled), (plain_TH, plain) = found
+    torch.testing.assert_close(filled_TH, plain_TH, rtol=0, atol=1e-2)
+    torch.testing.assert_close(filled_TH, exact_TH, rtol=0, atol=5e-2)
+    assert not torch.equal(filled_TH, exact_TH)  # it was 16 bits
+    for name, gradient in plain.items():
+        torch.testing.assert_close(filled[name], gradient, rtol=0, atol=2e-2 * max(1.0, float(gradient.abs().max())))
