@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 # A CPU gains from bfloat16 only with wide layers: below this the casts cost more than they give. The bound was
-# measured on another CPU (Zen 4); runtime.dtype overrides it.
+# measured on two CPUs with such instructions, Zen 4 and Zen 5 (LOG.md, "Speed"); runtime.dtype overrides it.
 BFLOAT16_MIN_HIDDEN_ON_CPU = 256
 
 

@@ -12,7 +12,7 @@ import torch
 
 from benchmarks import stages
 from benchmarks.contenders import GLUE_LENGTHS, Shape, collate, contenders_on, glue_lengths, plain_rows, task_data
-from benchmarks.training import LABELS, main, summary, table
+from benchmarks.training import LABELS, RESULTS, main, summary, table
 from core.device import Device
 
 CPU = Device(torch.device("cpu"), torch.float32, "")
@@ -145,3 +145,13 @@ def test_what_a_step_keeps_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_allclose(deep.activations - packed.activations, packed.activations - one.activations, rtol=1e-6)
     wide = memory.of_step(shape, 8_000, counted_tokens=500)["packed"]
     assert abs(wide.activations / wide.tokens / (packed.activations / packed.tokens) - 1) < 0.1
+
+
+def test_the_readme_quotes_the_table_of_the_raw_rounds() -> None:
+    told = table(json.loads((RESULTS / "training-cpu.json").read_text()))
+    assert (RESULTS / "training-cpu.md").read_text() == told + "\n"
+    readme = (RESULTS.parents[1] / "README.md").read_text(encoding="utf-8")
+    rows = [line for line in told.splitlines() if line.startswith("|")]
+    assert len(rows) > 6
+    for line in [*rows, next(line for line in told.splitlines() if line.startswith("Geometric mean"))]:
+        assert line in readme

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from core.config import Config, validated
+from core.findings import Findings, read_findings
 from core.notebook.parameters import Declared, Refused, checked, declared_in, parameters
 from core.notebook.progress import BATCH, NotebookProgress
 from core.notebook.telling import (
@@ -62,6 +63,7 @@ __all__ = [
     "card",
     "checked",
     "declared_in",
+    "experiment",
     "explained",
     "in_words",
     "mean_words",
@@ -164,6 +166,12 @@ def _for_notebooks(message: str) -> str:
     ):
         message = message.replace(said, here)
     return message
+
+
+def experiment(name: str) -> Findings:
+    """What `python -m core experiment <name>` found here (runs/results), else what comes with the project."""
+    places = [ROOT / folder / f"{name}.parquet" for folder in ("runs/results", "docs/results")]
+    return read_findings(next((place for place in places if place.exists()), places[0]))
 
 
 def run_config(run: Run) -> Config:
