@@ -4,7 +4,6 @@ every page and quoted table of the documents against the file of scores that it 
 
 from __future__ import annotations
 
-import html
 import re
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from core.findings import found_in, lines, read_findings, task_lines, write_find
 from core.findings.drawing import figure
 from core.findings.pages import page, quoted
 from core.plots.style import alt_text
-from core.sections import NEEDS_TEACHER
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results"
@@ -212,25 +210,3 @@ def test_quoted_tables_are_their_scores() -> None:
     assert len(found) == text.count("<!-- docs/results/"), "every mark has its table"
     for name, table, quotation in found:
         assert quotation.strip() == quoted(read_findings(RESULTS / f"{name}.parquet"), table), f"{name}: {table}"
-
-
-def test_the_earlier_draw_is_its_report() -> None:
-    """README's table of the controls on data seed 2, number by number, against the report that `docs/report.svg` shows;
-    there a difference is the control minus `kd`, here it is `kd` minus the control."""
-    picture = (ROOT / "docs" / "report.svg").read_text(encoding="utf-8")
-    pieces: dict[str, str] = {}
-    for line, text in re.findall(r'line-(\d+)\)">([^<]*)</text>', picture):
-        pieces[line] = pieces.get(line, "") + html.unescape(text).replace("\xa0", " ")
-    readme = (ROOT / "README.md").read_text(encoding="utf-8").partition("**Is it dark knowledge?**")[2]
-    table = re.findall(r"^\| [^|]*\(`(\w+)`\) \| ([^|]*)\| ([^|]*)\| ([^|]*)\| ([^|]*)\|$", readme, re.M)
-    assert {row[0] for row in table} == set(NEEDS_TEACHER)
-    for variant, accuracy, accuracy_difference, kl, kl_difference in table:
-        told = [
-            re.findall(r"[+-]?\d+\.\d ± \d+\.\d", text) for text in pieces.values() if text.startswith(f"{variant}  ")
-        ]
-        assert len(told) == 2, f"{variant}: accuracy and KL"
-        for numbers, mean, difference in zip(told, (accuracy, kl), (accuracy_difference, kl_difference), strict=True):
-            assert mean.strip() == numbers[0]
-            flipped = str.maketrans("+-", "-+")
-            wanted = [numbers[-1].translate(flipped)] if variant != "kd" else []
-            assert re.findall(r"[+-]\d+\.\d ± \d+\.\d", difference) == wanted, variant
