@@ -19,6 +19,7 @@ Shapes: B sequences, T packed tokens, L of the longest, K chosen tokens of each 
 from __future__ import annotations
 
 import inspect
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from core.batching import Batch
 BERT_LIKE = ("bert", "roberta", "electra")
 # Rows of the encoder's products are filled up to a multiple of it, in 16 bits on a CPU.
 TOKENS_STEP = 64
+WORD_SPREAD = 0.04  # of a fresh encoder's word embeddings, twice BERT's
 # A model's folder is data: its own Python code is not run, and weights in pickles are not loaded.
 SAFE: dict[str, Any] = {"trust_remote_code": False, "use_safetensors": True}
 # Spec name -> config name, for the types whose configs agree on these.
@@ -177,6 +179,26 @@ def encoder_from_config(config: Any) -> Any:
             if (table := getattr(embeddings, f"{name}_embeddings", None)) is not None:
                 table.weight.mul_(factor)
     return encoder
+
+
+def start_for_text(module: Any) -> None:
+    """Starts a fresh BERT-like `module` again, in place, for learning from text: what a token is worth is told by its
+    neighbours, which small encoders did not find from the start that suits labelled tasks (LOG.md, 30 November).
+
+    Linear weights keep the size of their input (spread 1 / sqrt of its width; BERT's 0.02 is that of hidden 2,500).
+    Positions are sinusoids of the words' spread (1706.03762, section 3.5, with the base 1,000), so that an offset is
+    one linear map wherever it is. Draws from torch's generator.
+    """
+    with torch.no_grad():
+        for own in module.modules():
+            if isinstance(own, torch.nn.Linear):
+                own.weight.normal_(0, own.in_features**-0.5)
+        for name, table in module.named_parameters():
+            if name.endswith("position_embeddings.weight"):
+                n, width = table.shape
+                angles = torch.arange(n)[:, None] * torch.exp(torch.arange(0, width, 2) * (-math.log(1e3) / width))
+                waves = torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)[:, :width]
+                table.copy_(waves * (WORD_SPREAD * 2**0.5))
 
 
 def _no_encoder(spec: str, error: Exception) -> ValueError:

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from core.batching import Batch, TaskData, cut, make_batch, on_device
 from core.device import Device, stream, stream_seed
-from core.encoder import make_encoder, max_positions
+from core.encoder import make_encoder, max_positions, start_for_text
 from core.files import told
 from core.parallel import own_device
 from core.ranks import ALONE, Ranks
@@ -244,6 +244,12 @@ def pretrain(
     data = _block_data(lines, tokenizer, settings, seed=stream_seed(seed, *names), device=device)
     torch.manual_seed(stream_seed(seed, *names))
     model = _make_model(encoder, tokenizer, settings, dropout=dropout)
+    if encoder.startswith("random:"):
+        start_for_text(model)
+        counts_V = torch.bincount(data.ids.cpu().long(), minlength=model.encoder.config.vocab_size) + 0.5
+        with torch.no_grad():
+            # To say how frequent words are is then not what the first thousand steps have to learn.
+            model.objective.words_head.bias.copy_((counts_V / counts_V.sum()).log())
     weights_2 = torch.tensor([1.0, settings.discriminator_weight], device=device.device)
     train_model(
         model,

@@ -144,7 +144,7 @@ class Mlm(nn.Module):
         require_bert_like(encoder)
         self.mask_id, self.mask_share = mask_id, mask_share
         self.register_buffer("special_ids", torch.tensor(special_ids), persistent=False)
-        self.head = MlmHead(encoder.config.hidden_size, encoder.embeddings.word_embeddings)
+        self.words_head = MlmHead(encoder.config.hidden_size, encoder.embeddings.word_embeddings)
 
     def losses(self, encoder: Any, batch: Batch) -> Losses:
         """Masks as BERT does in training, with [MASK] alone in evaluation, so that scores of MLM and of a generator
@@ -160,7 +160,7 @@ class Mlm(nn.Module):
         if hasattr(encoder, "embeddings_project"):  # ELECTRA with narrow embeddings
             hidden_TH = encoder.embeddings_project(hidden_TH)
         hidden_BKH = _at_places(encoder.encoder.layer, hidden_TH, batch, masked)
-        logits_BKV = self.head(hidden_BKH, encoder.embeddings.word_embeddings.weight)
+        logits_BKV = self.words_head(hidden_BKH, encoder.embeddings.word_embeddings.weight)
         mlm_B, log_probs_BKV = _predicted(logits_BKV, masked)
         return Losses(mlm_B, torch.zeros_like(mlm_B), masked, log_probs_BKV, None)
 

@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from tiny import CPU, batch_of, word_tokenizer
 from tokenizers import processors
 from transformers import AutoModel
 
+import core.pretrain
 import core.train
 from core.encoder import encode, make_encoder
 from core.pretrain import held_out_scores, pretrain, read_lines, text_blocks
@@ -152,6 +154,50 @@ def test_text_that_makes_no_blocks_is_refused(tokenizer: Any, tmp_path: Path) ->
         text_blocks(["w1"], tokenizer, max_length=4, seed=0)
     with pytest.raises(ValueError, match=r"makes 2 blocks.*expected 4 or more"):
         go(["w1", "", "w2"], tmp_path, tokenizer)
+
+
+# ---- the start -----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("objective", ["mlm", "rtd"])
+def test_it_starts_at_the_words_frequencies_with_weights_that_keep_sizes(
+    objective: str, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[Any] = []
+
+    def stop(model: Any, datas: Any, *_: Any, **__: Any) -> None:
+        started.append((model, datas["text"]))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(core.pretrain, "train_model", stop)
+    with pytest.raises(KeyboardInterrupt):
+        go(repeating(200), tmp_path, tokenizer, objective=objective)
+    model, data = started[0]
+    n_vocabulary = model.encoder.config.vocab_size
+    counts = np.bincount(data.ids.numpy(), minlength=n_vocabulary) + 0.5
+    np.testing.assert_allclose(
+        model.objective.words_head.bias.detach().numpy(), np.log(counts / counts.sum()), rtol=0, atol=1e-5
+    )
+    linears = [
+        module for module in model.modules() if isinstance(module, torch.nn.Linear) and module.weight.numel() > 500
+    ]
+    assert len(linears) > 6
+    for module in linears:
+        assert float(module.weight.detach().std()) == pytest.approx(module.in_features**-0.5, rel=0.15)
+    positions_LH = model.encoder.embeddings.position_embeddings.weight.detach()
+    assert float(positions_LH.square().mean().sqrt()) == pytest.approx(0.04, rel=1e-5)
+    words_VH = model.encoder.embeddings.word_embeddings.weight.detach()
+    assert float(words_VH.std()) == pytest.approx(0.04, rel=0.15)
+    # An offset is one rotation, wherever it is: the product of two positions depends on their distance alone.
+    products_LL = positions_LH @ positions_LH.T
+    for distance in (1, 3):
+        np.testing.assert_allclose(products_LL.diagonal(distance), products_LL[0, distance], rtol=0, atol=1e-5)
+
+
+def test_a_checkpoint_starts_as_it_is(tokenizer: Any, tmp_path: Path) -> None:
+    go(repeating(60), tmp_path / "first", tokenizer, objective="mlm")
+    before = load_file(tmp_path / "first" / "model.safetensors")
+    go(repeating(60), tmp_path / "second", tokenizer, encoder=str(tmp_path / "first"), objective="mlm", lr=1e-12)
+    for name, weight in load_file(tmp_path / "second" / "model.safetensors").items():
+        torch.testing.assert_close(weight, before[name], rtol=0, atol=1e-6)
 
 
 # ---- whole pre-trainings -------------------------------------------------------------------------------------------

@@ -88,7 +88,6 @@ INSTEAD: dict[str, dict[str, str]] = {
     },
     "python -m core run --preset smoke --out runs/roberta --set "
     """'multitask.encoders=["random:roberta(layers=2,hidden=64,heads=2)"]'""": {"--out": "--dry-run --out"},
-    "python -m core run --preset controls --out runs/controls --set data.seed=2": {"--out": "--dry-run --out"},
     "python -m benchmarks.stages runs/demo": {"runs/demo": "runs/x"},
     "python -m core pretrain --text text.txt --objective rtd --out encoders/small --encoder "
     "'random:bert(layers=2,hidden=64,heads=2)'": {

@@ -205,7 +205,7 @@ def test_mlm_is_cross_entropy_at_the_masked_places(kind: str) -> None:
     assert (losses.masked.ids_BL[at_BL] == MASK).all()  # no noise in evaluation
     hidden_TH = encode(encoder, batch._replace(ids_T=batch.packed(losses.masked.ids_BL)), first_only=False)
     at_T = batch.packed(at_BL)
-    logits_NV = mlm.head(hidden_TH[at_T], encoder.embeddings.word_embeddings.weight)
+    logits_NV = mlm.words_head(hidden_TH[at_T], encoder.embeddings.word_embeddings.weight)
     expected = torch.nn.functional.cross_entropy(logits_NV, batch.ids_T[at_T])
     torch.testing.assert_close(losses.mlm_B.mean(), expected, rtol=0, atol=EXACT)
     assert not losses.bce_B.any()
