@@ -109,7 +109,7 @@ def test_a_fresh_process_gets_the_runs_logits(smoke: Finished, tmp_path: Path) -
     answers = json.loads(done.stdout.splitlines()[-1])
     for task, outputs in expected.items():
         np.testing.assert_allclose(answers[task], outputs, rtol=0, atol=EXACT)
-        assert outputs.std() > 100 * EXACT, task  # there is something to compare
+        assert outputs.std() > 20 * EXACT, task  # there is something to compare
     np.testing.assert_array_equal(answers["answers"]["nli"], answers["nli"])
     for key, task in (("pipeline", "sentiment"), ("own pipeline", "nli")):
         said = {one["label"]: one["score"] for one in answers[key]}
