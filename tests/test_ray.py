@@ -93,8 +93,9 @@ class _Killing(_InTheMiddle):
 
 
 def assert_went_on(run: Run, whole: Run, job: str) -> None:
-    """From a checkpoint: all was done, and no step of the beginning was reported twice. The line of the last look may be
-    lost with whoever was stopped before writing it, if the checkpoint after it was saved: what was computed is not."""
+    """From a checkpoint: all was done, and no step of the beginning was reported twice. The line of the last look may
+    be lost with whoever was stopped before writing it, if the checkpoint after it was saved: what was computed is not.
+    """
     steps, wanted = steps_of(run, job), steps_of(whole, job)
     assert set(steps) <= set(wanted)
     assert len(set(wanted) - set(steps)) <= 1
