@@ -30,6 +30,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.stats import gmean
 
 from benchmarks.contenders import PlainModel, Shape, clock, contenders_on, serve
 from benchmarks.curves import draw_curves
@@ -198,12 +199,12 @@ def table(found: dict[str, Any]) -> str:
             lines.append(f"| {LABELS[contender]} | " + " | ".join(cells) + " |")
     speeds = [f"{s['darkroom']['tokens_per_second']:,.0f}" for s in summaries.values()]
     lines.append("| Darkroom, real tokens a second | " + " | ".join(speeds) + " |")
-    mean = {c: _geometric_mean([s[c]["ratio"] for s in summaries.values()]) for c in ("darkroom", "trainer_grouped")}
+    mean = {c: gmean([s[c]["ratio"] for s in summaries.values()]) for c in ("darkroom", "trainer_grouped")}
     # Where all run in float32, Trainer's default is Trainer in the same number type.
     same = [s["darkroom"]["ratio"] / s.get("trainer_same", s["trainer"])["ratio"] for s in summaries.values()]
     lines += [
         "",
-        f"Geometric mean over the shapes: {mean['darkroom']:.2f} x Trainer's default, {_geometric_mean(same):.2f} x "
+        f"Geometric mean over the shapes: {mean['darkroom']:.2f} x Trainer's default, {gmean(same):.2f} x "
         f"Trainer in the same number type, {mean['darkroom'] / mean['trainer_grouped']:.2f} x Trainer grouped.",
     ]
     for name, of_pass in found.get("passes", {}).items():
@@ -221,10 +222,6 @@ def _cell(of_contender: dict[str, float] | None) -> str:
         f"**{of_contender['ratio']:.2f}** ({of_contender['ratio_low']:.2f} to {of_contender['ratio_high']:.2f}), "
         f"{of_contender['mfu']:.2f}, {of_contender['peak_memory'] / 2**30:.1f} GiB"
     )
-
-
-def _geometric_mean(values: Sequence[float]) -> float:
-    return float(np.exp(np.mean(np.log(values))))
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from core.batching import make_batch, on_device
 from core.config import Config, resolve_tasks, stored_tasks, validated
 from core.device import Device, resolve_device
 from core.encoder import config_of, encode, encoder_from_config
-from core.optim import make_optimizer
+from core.optim import clear_gradients, kept_gradients, make_optimizer
 from core.pipeline import chosen_members, count_workers, source_digest
 from core.plan import STAGES, TRAINING_STAGES, Job, is_done, make_jobs, waves
 from core.speed import FORWARD_FLOPS, TRAINING_FLOPS, matrix_parameters, wait
@@ -288,7 +288,7 @@ def measure_speed(encoder: Any, config: Config, rows: Mapping[str, Rows], device
     data = on_device(probe, tokens, np.arange(n), np.full(n, "train"), torch.zeros(n), device.device)
     batch = make_batch(data, np.arange(n))
     encoder = copy.deepcopy(encoder).to(device.device).train()
-    optimizer = make_optimizer(encoder, config.distill)
+    optimizer, kept = make_optimizer(encoder, config.distill), kept_gradients(encoder)
     started = 0.0
     for step in range(2 * PROBE_STEPS):
         if step == PROBE_STEPS:
@@ -298,7 +298,7 @@ def measure_speed(encoder: Any, config: Config, rows: Mapping[str, Rows], device
             loss = encode(encoder, batch, first_only=False).float().square().mean()
         loss.backward()
         optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        clear_gradients(optimizer, kept)
     wait(device.device)
     return TRAINING_FLOPS * n_parameters * len(batch.ids_T) * PROBE_STEPS / (time.perf_counter() - started)
 

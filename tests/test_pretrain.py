@@ -19,8 +19,9 @@ from transformers import AutoModel
 
 import core.pretrain
 import core.train
+from core.blocks import read_lines, text_blocks
 from core.encoder import encode, make_encoder
-from core.pretrain import held_out_scores, pretrain, read_lines, text_blocks
+from core.pretrain import held_out_scores, pretrain
 from core.rtd import load_rtd
 from core.sections import PretrainConfig
 from core.store import read_json

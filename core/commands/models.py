@@ -184,11 +184,12 @@ def pretrain(
             raise ValueError("--objective is 'none', expected rtd or mlm")
         import torch
 
+        from core.blocks import read_lines
         from core.device import resolve_device
         from core.encoder import config_of
         from core.parallel import own_device
         from core.pretrain import pretrain as pretrain_text
-        from core.pretrain import read_lines, take_part
+        from core.pretrain import take_part
         from core.tokens import build_tokenizer
 
         torch.set_num_threads(settings.threads)

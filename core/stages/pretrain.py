@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 
+from core.blocks import read_lines
 from core.device import resolve_device
 from core.encoder import config_of
 from core.parallel import own_device
-from core.pretrain import pretrain, read_lines
+from core.pretrain import pretrain
 from core.stages.context import Context
 from core.stages.training import job_tokenizer
 from core.store import read_json
