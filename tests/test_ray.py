@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,15 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     started = Cluster(initialize_head=True, head_node_args=node)
     yield started.address
     started.shutdown()
+
+
+@pytest.fixture
+def in_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job waits until what it reported is read, as its process must be there still when a test has read it: of itself
+    it runs ahead, and a fast machine is through before the driver looks for the first time."""
+    from ray.util.queue import Queue
+
+    monkeypatch.setattr("ray.util.queue.Queue", partial(Queue, 1))
 
 
 def processes_of(job: str) -> list[int]:
@@ -105,7 +115,7 @@ def assert_went_on(run: Run, whole: Run, job: str) -> None:
 
 # ---- whole runs -----------------------------------------------------------------------------------------------------
 def test_stopped_and_killed_it_ends_in_the_bytes_of_the_local_engine(
-    cluster: str, tmp_path: Path, undisturbed: Run
+    cluster: str, tmp_path: Path, undisturbed: Run, in_step: None
 ) -> None:
     run, ray = Run(tmp_path / "run"), RayOptions(cluster)
     _InTheMiddle.run, _InTheMiddle.store = run, None
@@ -144,7 +154,9 @@ class _Moving(_Killing):
         shutil.rmtree(self.scratch)
 
 
-def test_files_go_by_way_of_a_store_and_so_does_a_checkpoint(cluster: str, tmp_path: Path, undisturbed: Run) -> None:
+def test_files_go_by_way_of_a_store_and_so_does_a_checkpoint(
+    cluster: str, tmp_path: Path, undisturbed: Run, in_step: None
+) -> None:
     run, store = Run(tmp_path / "run"), tmp_path / "store"
     key_of = keys(undisturbed.manifest())
     scratches = {job: scratch_of(store.as_uri(), str(run.path), key) for job, key in key_of.items()}
