@@ -26,7 +26,7 @@ import signal
 import socket
 import tempfile
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import cache
@@ -112,6 +112,7 @@ class RayWorkers:
         self.run_directory = Run(folder.resolve())
         self.most = config.runtime.workers or None
         self.running: dict[Any, Job] = {}
+        self.taken: deque[Event | tuple[str, dict[str, Any]]] = deque()
         if options.artifacts is not None:
             open_store(options.artifacts)
         self.ray = _imported()
@@ -196,8 +197,11 @@ class RayWorkers:
                 yield job, result
 
     def _pass_on(self) -> None:
-        """Events to the bars, lines to the log."""
-        for item in self.queue.get_nowait_batch(self.queue.qsize()):
+        """Events to the bars, lines to the log. What is taken from the queue and not passed on yet, when somebody stops the
+        run in between, is passed on at the end."""
+        self.taken.extend(self.queue.get_nowait_batch(self.queue.qsize()))
+        while self.taken:
+            item = self.taken.popleft()
             if isinstance(item, Event):
                 self.on_event(item)
             else:
