@@ -197,8 +197,8 @@ class RayWorkers:
                 yield job, result
 
     def _pass_on(self) -> None:
-        """Events to the bars, lines to the log. What is taken from the queue and not passed on yet, when somebody stops the
-        run in between, is passed on at the end."""
+        """Events to the bars, lines to the log. What is taken from the queue and not passed on when somebody stops the
+        run in between is passed on at the end."""
         self.taken.extend(self.queue.get_nowait_batch(self.queue.qsize()))
         while self.taken:
             item = self.taken.popleft()
