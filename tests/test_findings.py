@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from core.comparisons import holm, nested_mean
+from core.comparisons import Nested, holm, nested_mean
 from core.experiment.grids import EXPERIMENTS
-from core.findings import found_in, lines, read_findings, task_lines, write_findings
+from core.findings import Line, found_in, lines, read_findings, task_lines, write_findings
 from core.findings.drawing import figure
-from core.findings.pages import page, quoted
+from core.findings.pages import NBSP, difference_words, page, quoted
 from core.plots.style import alt_text
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -153,6 +153,21 @@ def test_the_page_says_it(tmp_path: Path) -> None:
     one = page(read_findings(made_up(tmp_path, draws=1)))
     assert "n = 1 draw of the data" in one
     assert "says nothing about another draw" in one
+
+
+@pytest.mark.parametrize(
+    ("mean", "se", "told"),
+    [
+        (0.0213, 0.0030, "+2.1 ± 0.3"),
+        (0.00049, 0.00004, "+0.05 ± 0.00"),
+        (-0.00012, 0.00051, "+0.0 ± 0.1"),
+        (-0.00151, 0.00049, "-0.15 ± 0.05"),
+    ],
+)
+def test_a_small_error_is_told_with_two_decimals(mean: float, se: float, told: str) -> None:
+    """ "+0.0 ± 0.0, better" would say nothing."""
+    line = Line("taught", Nested(0.5, 0.01, 2, 3, 5), Nested(mean, se, 2, 3, 5), "better", survives=True)
+    assert difference_words(line).replace(NBSP, " ") == f"**{told}, better**"
 
 
 def test_the_figure_shows_it(tmp_path: Path) -> None:

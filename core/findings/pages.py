@@ -121,8 +121,15 @@ def quoted(findings: Findings, table: str) -> str:
 
 def mean_words(value: Nested) -> str:
     """ "53.5 ± 0.2"; a value of one training has no error."""
-    told = f"{100 * value.mean:.1f}"
-    return told if value.df == 0 else f"{told} ± {100 * value.se:.1f}".replace(" ", NBSP)
+    return _told(value, "")
+
+
+def _told(value: Nested, sign: str) -> str:
+    """With two decimals where one would make the error a zero: "+0.0 ± 0.0, better" tells nobody anything."""
+    decimals = 2 if value.df and 100 * value.se < 0.05 else 1
+    mean = round(100 * value.mean, decimals) + 0.0  # minus zero is zero
+    told = f"{mean:{sign}.{decimals}f}"
+    return told if value.df == 0 else f"{told}{NBSP}±{NBSP}{100 * value.se:.{decimals}f}"
 
 
 def difference_words(line: Line) -> str:
@@ -138,12 +145,7 @@ def difference_in_words(line: Line) -> str:
 
 
 def _difference(line: Line) -> str:
-    difference = line.difference
-    if difference is None:
-        return ""
-    amount = f"{100 * difference.mean:+.1f}".replace("-0.0", "+0.0")
-    error = "" if difference.df == 0 else f"{NBSP}±{NBSP}{100 * difference.se:.1f}"
-    return f"{amount}{error}, {line.verdict}"
+    return "" if line.difference is None else f"{_told(line.difference, '+')}, {line.verdict}"
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
