@@ -81,7 +81,7 @@ def points_and_intervals(
         shown: dict[str, Any] = symbol_marker(colour, symbol, size=18 if symbol.startswith("line-") else 11)
         if not symbol.endswith("-open") and not symbol.startswith("line-"):
             shown |= {"symbol": [symbol if filled else f"{symbol}-open" for filled in clear]}
-            shown |= {"line": {"width": np.array([0 if filled else 2 for filled in clear]), "color": colour}}
+            shown |= {"line": {"width": 2, "color": colour}}  # filled ones too: both are of one size
         fig.add_trace(
             go.Scatter(
                 x=np.array([row.mean for row in mine]),
