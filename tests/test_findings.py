@@ -171,9 +171,13 @@ def test_a_small_error_is_told_with_two_decimals(mean: float, se: float, told: s
 
 
 def test_the_figure_shows_it(tmp_path: Path) -> None:
-    fig = figure(read_findings(made_up(tmp_path)))
-    (trace,) = fig.data
+    findings = read_findings(made_up(tmp_path))
+    fig = figure(findings)
+    trace, others = fig.data
     assert trace.name == "accuracy (better: right)"
+    assert others.name == "score without a teacher (better: right)"
+    of_similarity = lines(findings, ["similarity"], "score")
+    assert list(others.x) == [100 * line.difference.mean for line in of_similarity if line.difference is not None]
     assert list(trace.x) == pytest.approx([4.0, 0.0], abs=10)
     assert trace.marker.symbol[0].endswith("open") is False
     assert trace.marker.symbol[1].endswith("open")
