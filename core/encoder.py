@@ -36,7 +36,7 @@ from core.batching import Batch
 BERT_LIKE = ("bert", "roberta", "electra")
 # Rows of the encoder's products are filled up to a multiple of it, in 16 bits on a CPU.
 TOKENS_STEP = 64
-WORD_SPREAD = 0.04  # of a fresh encoder's word embeddings, twice BERT's
+BERT_SPREAD, WORD_FACTOR = 0.02, 2.0  # of a fresh encoder's weights; its word embeddings have twice that
 # A model's folder is data: its own Python code is not run, and weights in pickles are not loaded.
 SAFE: dict[str, Any] = {"trust_remote_code": False, "use_safetensors": True}
 # Spec name -> config name, for the types whose configs agree on these.
@@ -174,7 +174,7 @@ def encoder_from_config(config: Any) -> Any:
     """
     encoder = AutoModel.from_config(config, **_options(config))
     with torch.no_grad():
-        for name, factor in (("word", 2.0), ("position", 0.5), ("token_type", 0.5)):
+        for name, factor in (("word", WORD_FACTOR), ("position", 0.5), ("token_type", 0.5)):
             embeddings = getattr(encoder, "embeddings", None)
             if (table := getattr(embeddings, f"{name}_embeddings", None)) is not None:
                 table.weight.mul_(factor)
@@ -198,7 +198,7 @@ def start_for_text(module: Any) -> None:
                 n, width = table.shape
                 angles = torch.arange(n)[:, None] * torch.exp(torch.arange(0, width, 2) * (-math.log(1e3) / width))
                 waves = torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)[:, :width]
-                table.copy_(waves * (WORD_SPREAD * 2**0.5))
+                table.copy_(waves * (WORD_FACTOR * BERT_SPREAD * 2**0.5))
 
 
 def _no_encoder(spec: str, error: Exception) -> ValueError:

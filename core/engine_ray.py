@@ -48,6 +48,7 @@ from core.workers import REPORT_EVERY_SECONDS, Event, JobResult, execute
 RETRIES = 3
 # Ray itself would try a wrong address for more than ten minutes.
 ANSWERS_WITHIN_SECONDS = 10.0
+DIES_WITHIN_SECONDS = 5.0  # a process that was told to
 START_ONE = "Start one with `ray start --head`, or leave --ray-address out for one on this machine"
 IN_DRIVER = ("prepare", "select", "ensemble", "evaluate")  # jobs without a model
 # What must be the same on every machine for the same bytes.
@@ -146,6 +147,8 @@ class RayWorkers:
         for reference in self.running:
             self.ray.cancel(reference, force=True)
         with suppress(self.ray.exceptions.RayError):  # where the whole cluster is gone
+            if self.running:  # what a dying process still says belongs to the log
+                self.ray.wait(list(self.running), num_returns=len(self.running), timeout=DIES_WITHIN_SECONDS)
             self._pass_on()
         self.ray.shutdown()
 
