@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import Result
 from conftest import EVERYTHING, FOLDED, TINY, TINY_STAGES, Finished, ran
+from transformers.utils.logging import enable_progress_bar
 from typer.testing import CliRunner
 
 from core.cli import app
@@ -202,6 +203,21 @@ def test_report_as_a_picture(smoke: Finished, tmp_path: Path) -> None:
     picture = (tmp_path / "table.svg").read_text(encoding="utf-8")
     assert picture.startswith("<svg")
     assert "sentiment" in picture
+
+
+# ---- pretrain -------------------------------------------------------------------------------------------------------
+def test_pretrain_tells_what_it_made_and_shows_its_own_bar_alone(tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("\n\n".join(f"a soup of {word} is a good soup" for word in ("leek", "bean", "corn") * 20))
+    enable_progress_bar()  # of transformers: an earlier test of this process may have put it off
+    result = call(
+        *("pretrain", "--text", text, "--objective", "mlm", "--tokenizer", "word", "--out", tmp_path / "encoder"),
+        *("--encoder", "random:bert(layers=1,hidden=32,heads=2,ffn=64)", "--set", "max_length=8"),
+    )
+    assert result.exit_code == 0, result.output
+    assert "tokens. Held out: mlm_loss " in " ".join(result.stdout.split())
+    assert "shards" not in result.output
+    assert (tmp_path / "encoder" / "model.safetensors").exists()
 
 
 # ---- predict --------------------------------------------------------------------------------------------------------

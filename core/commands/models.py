@@ -183,6 +183,7 @@ def pretrain(
         if objective == "none":
             raise ValueError("--objective is 'none', expected rtd or mlm")
         import torch
+        from transformers.utils.logging import disable_progress_bar
 
         from core.blocks import read_lines
         from core.device import resolve_device
@@ -192,6 +193,7 @@ def pretrain(
         from core.pretrain import take_part
         from core.tokens import build_tokenizer
 
+        disable_progress_bar()  # of writing the encoder, in the middle of ours
         torch.set_num_threads(settings.threads)
         where = resolve_device(device, "auto", hidden=config_of(encoder, None).hidden_size)
         lines = read_lines(text)
