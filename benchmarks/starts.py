@@ -3,6 +3,7 @@
 Every start (`fresh=random:bert(...)`, `mlm=encoders/mlm`) is trained on SST-2, CoLA and STS-B together with the same
 recipe, word pieces and rows; the learning rate of each is chosen on the selection split with seed 0, then all seeds are
 trained with it. FOLDER has a run of each start, whose members are the trainings; the same command goes on after a stop.
+`--part` names the comparison, a section of the page.
 
 With `--pipeline RUN` the scores of a whole run on GLUE are read too. Both go to `docs/results/real-language.csv`, of
 which the page is made (benchmarks/starts_page).
@@ -19,7 +20,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from rich.console import Console
 
-from benchmarks.starts_page import CSV, page, read_rows, write_rows
+from benchmarks.starts_page import CSV, PIPELINE_PART, page, read_rows, write_rows
 from core.config import resolve_tasks, validated
 from core.pipeline import run_pipeline
 from core.plan import student_groups, teachers_of
@@ -72,12 +73,12 @@ def compare(folder: Path, starts: dict[str, str], lrs: Sequence[float], seeds: i
         train(run, [*tried, *more], sets)
 
 
-def rows_of_starts(folder: Path, starts: Sequence[str]) -> list[dict[str, Any]]:
+def rows_of_starts(folder: Path, starts: Sequence[str], part: str) -> list[dict[str, Any]]:
     rows = []
     for name in starts:
         run = Run(folder / name)
         for member, settings in validated(run.manifest()["config"]).multitask.members.items():
-            about = {"part": "starts", "model": name, "lr": settings["lr"], "seed": settings["seed"]}
+            about = {"part": part, "model": name, "lr": settings["lr"], "seed": settings["seed"]}
             for (task, split), (value, n) in scores(run, member).items():
                 rows.append({**about, "task": task, "split": split, "value": value, "n": n})
     return rows
@@ -102,14 +103,14 @@ def rows_of_pipeline(run: Run) -> list[dict[str, Any]]:
                 for split in ("selection", config.evaluate.split):
                     if (own, name, split) in value_of:
                         value, n = value_of[own, name, split]
-                        about = {"part": "pipeline", "model": model, "lr": "", "seed": seed, "task": name}
+                        about = {"part": PIPELINE_PART, "model": model, "lr": "", "seed": seed, "task": name}
                         rows.append({**about, "split": split, "value": value, "n": n})
     return rows
 
 
 def publish(out: Path, part: str, rows: list[dict[str, Any]]) -> None:
     kept = [row for row in (read_rows(out / CSV) if (out / CSV).exists() else []) if row["part"] != part]
-    write_rows(out / CSV, sorted([*kept, *rows], key=lambda row: row["part"] != "starts"))
+    write_rows(out / CSV, sorted([*kept, *rows], key=lambda row: (row["part"] == PIPELINE_PART, row["part"])))
     (out / "real-language.md").write_text(page(read_rows(out / CSV)), encoding="utf-8")
 
 
@@ -118,15 +119,18 @@ if __name__ == "__main__":
     parser.add_argument("folder", type=Path, help="runs of the comparison, one of each start")
     parser.add_argument("--glue", type=Path, help="folder in GLUE's layout")
     parser.add_argument("--start", action="append", default=[], help="NAME=ENCODER, several times")
+    parser.add_argument("--part", default="Starts", help="name of the comparison, a heading of the page")
     parser.add_argument("--lr", type=float, nargs="+", default=[5e-4, 1e-3])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--set", action="append", default=[], help="as in `python -m core run`")
     parser.add_argument("--pipeline", type=Path, help="a finished run on GLUE, to be told too")
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     given = parser.parse_args()
+    if given.part == PIPELINE_PART:
+        parser.error(f"--part is '{PIPELINE_PART}', which names the whole runs; give another name")
     if given.start:
         starts = dict(item.split("=", 1) for item in given.start)
         compare(given.folder, starts, given.lr, given.seeds, [f"data.glue_dir={given.glue}", *given.set])
-        publish(given.out, "starts", rows_of_starts(given.folder, list(starts)))
+        publish(given.out, given.part, rows_of_starts(given.folder, list(starts), given.part))
     if given.pipeline is not None:
-        publish(given.out, "pipeline", rows_of_pipeline(Run(given.pipeline)))
+        publish(given.out, PIPELINE_PART, rows_of_pipeline(Run(given.pipeline)))

@@ -22,7 +22,8 @@ Small encoders of two layers. `python -m benchmarks.starts` makes this page of `
 commands, sizes, machine and times, what was expected, and what was not reached, stand in `LOG.md`.
 Scores are GLUE's own, x 100, on the development splits (QNLI, QQP, MNLI and SNLI train on the part that there is);
 ± is one standard error over seeds, differences are paired by seed, and under two standard errors there is none."""
-STARTS = """## Starts
+PIPELINE_PART = "pipeline"
+STARTS = """## {part}
 
 One multi-task training of SST-2, CoLA and STS-B a seed, the same rows, steps and word pieces for every start. The
 learning rate of each was chosen on the selection split (first table, seed 0)."""
@@ -47,9 +48,10 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 def page(rows: Rows) -> str:
     parts = [INTRO]
-    if starts := [row for row in rows if row["part"] == "starts"]:
-        parts += [STARTS, tries(starts), of_starts(starts)]
-    if pipeline := [row for row in rows if row["part"] == "pipeline"]:
+    for part in dict.fromkeys(row["part"] for row in rows if row["part"] != PIPELINE_PART):
+        starts = [row for row in rows if row["part"] == part]
+        parts += [STARTS.format(part=part), tries(starts), of_starts(starts)]
+    if pipeline := [row for row in rows if row["part"] == PIPELINE_PART]:
         parts += [PIPELINE, of_pipeline(pipeline)]
     return "\n\n".join(parts) + "\n"
 

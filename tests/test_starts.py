@@ -46,7 +46,8 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     given = {"fresh": FRESH, "wide": FRESH.replace("32", "48")}
     for _ in range(2):  # what is there is not trained again
         starts.compare(folder / "runs", given, [1e-3, 1e-2], 2, [f"data.glue_dir={folder / 'glue'}", *TINY])
-    starts.publish(folder / "out", "starts", starts.rows_of_starts(folder / "runs", list(given)))
+    for part, names in (("Starts", ["fresh", "wide"]), ("Starts: again", ["wide", "fresh"]), ("Starts", list(given))):
+        starts.publish(folder / "out", part, starts.rows_of_starts(folder / "runs", names, part))
     return folder
 
 
@@ -72,8 +73,11 @@ def test_the_page_tells_the_development_scores(compared: Path) -> None:
     rows = read_rows(folder / "out" / CSV)
     text = page(rows)
     assert text == (folder / "out" / "real-language.md").read_text(encoding="utf-8")
-    assert "| fresh (n = 2) |" in text
-    assert "| wide, minus fresh |" in text
+    assert [line for line in text.splitlines() if line.startswith("## ")] == ["## Starts", "## Starts: again"]
+    first, again = text.split("## Starts: again")
+    assert "| fresh (n = 2) |" in first
+    assert "| wide, minus fresh |" in first
+    assert "| fresh, minus wide |" in again
     lr = next(row["lr"] for row in rows if row["model"] == "wide" and row["seed"] == 1)
     asked = {"model": "wide", "lr": lr, "task": "sst2", "split": "dev"}
     values = [row["value"] for row in rows if all(row[name] == value for name, value in asked.items())]
