@@ -114,6 +114,11 @@ def make_jobs(
     add("select", "select", spec, list(members))
     if chosen is None:
         return jobs
+    if strangers := [name for name in chosen if name not in members]:
+        raise ValueError(
+            f"the selection names {', '.join(strangers)}, the config has members mt-1 to mt-{len(members)}; "
+            "run.json or selection.json was changed by hand: re-run stage 'select'"
+        )
 
     def add_teacher(member: str, task: str, start: str, **held_out: Any) -> str:
         name = teacher_name(member, task, **held_out)

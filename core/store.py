@@ -97,7 +97,7 @@ class Run:
         if not isinstance(manifest, dict):
             raise ValueError(f"{self.manifest_path} holds a {type(manifest).__name__}, expected a run's manifest")
         version = manifest.get("schema_version")
-        if version != SCHEMA_VERSION and version not in MIGRATIONS:
+        if not isinstance(version, int) or (version != SCHEMA_VERSION and version not in MIGRATIONS):
             raise ValueError(
                 f"{self.manifest_path} has schema version {version}, this code reads {min(MIGRATIONS)} to "
                 f"{SCHEMA_VERSION}; use the Darkroom version that made it ({manifest.get('versions', {}).get('core')})"

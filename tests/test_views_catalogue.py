@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,8 @@ def test_before_the_selection_later_stages_are_unknown(copied: Run) -> None:
         ('{"schema_version": 1, "tasks": {}, "config": {}, "jobs": []}', "'jobs' is missing or damaged"),
         ('{"schema_version": 1, "tasks": {}, "config": {}, "jobs": {"a": {}}}', "no stage or status"),
         ('{"schema_version": 1, "tasks": {"a": {"colour": 1}}, "config": {}, "jobs": {}}', "another version"),
+        ('{"schema_version": [1]}', r"schema version \[1\]"),
+        ('{"schema_version": 1, "imported": true, "tasks": {}, "config": null}', "'config' is missing or damaged"),
         ('{"schema_version": 1, "tasks": {}, "config": {"colour": 1}, "jobs": {}}', "colour"),
         ("\udcff", "run.json|utf-8|decode"),
     ],
@@ -101,6 +104,32 @@ def test_a_damaged_run_is_a_sentence(tmp_path: Path, text: str, message: str) ->
     assert __import__("re").search(message, found["bad"].error), found["bad"].error
     assert found["good"].error is None
     assert [summary.name for summary in find_runs(tmp_path)] == ["good", "bad"]  # unreadable ones last
+
+
+@pytest.mark.parametrize("imported", [False, True])
+def test_whatever_stands_in_a_manifest_is_read_or_a_sentence(copied: Run, imported: bool) -> None:
+    """A value of it, down to the fields of sections, replaced by what it is not."""
+    write_toy(copied.path.parent / "good", tasks=["tri"])  # to be sorted with
+    manifest = copied.manifest() | {"imported": imported}
+    places: list[tuple[str, ...]] = [(key,) for key in manifest]
+    places += [("config", section) for section in manifest["config"]]
+    places += [
+        ("config", section, field) for section in ("multitask", "select") for field in manifest["config"][section]
+    ]
+    places += [("jobs", "select"), ("tasks", "nli"), *(("tasks", "nli", field) for field in manifest["tasks"]["nli"])]
+    refused = 0
+    for *way, last in places:
+        for value in (None, 3, [1], {"a": 1}, "x"):
+            damaged = deepcopy(manifest)
+            holder = damaged
+            for key in way:
+                holder = holder[key]
+            holder[last] = value
+            write_json(copied.manifest_path, damaged)
+            found = {summary.name: summary for summary in find_runs(copied.path.parent)}
+            assert found["good"].error is None
+            refused += found[copied.path.name].error is not None
+    assert refused > len(places) / 2
 
 
 def test_damaged_files_beside_the_manifest(copied: Run) -> None:

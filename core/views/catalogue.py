@@ -162,9 +162,9 @@ def _summary(folder: Path, name: str) -> RunSummary:
 def _checked_manifest(run: Run) -> dict[str, Any]:
     """`run.json` with the parts that everything here reads. Raises `ValueError` that names the part."""
     manifest = run.manifest()
-    kinds = {"tasks": dict} if manifest.get("imported") else {"tasks": dict, "config": dict, "jobs": dict}
-    for key, kind in kinds.items():
-        if not isinstance(manifest.get(key), kind):
+    needed = ("tasks",) if manifest.get("imported") else ("tasks", "config", "jobs")
+    for key, kind in {"tasks": dict, "config": dict, "jobs": dict, "created": str}.items():
+        if not isinstance(manifest.get(key), kind) and (key in needed or key in manifest):
             raise ValueError(f"{run.manifest_path}: '{key}' is missing or damaged; restore the file, or run again")
     jobs = manifest.setdefault("jobs", {})
     if not all(isinstance(job, dict) and {"stage", "status"} <= job.keys() for job in jobs.values()):
