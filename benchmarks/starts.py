@@ -38,12 +38,16 @@ SHARED = (
 )
 
 
-def train(run: Run, pool: Sequence[MemberConfig], sets: Sequence[str]) -> None:
+def train(run: Run, wanted: Sequence[MemberConfig], sets: Sequence[str]) -> list[MemberConfig]:
+    """Trains what of `wanted` the run has not; all that it has then, in the order of its members."""
+    pool = list(validated(run.manifest()["config"]).multitask.pool) if run.exists() else []
+    pool += [entry for entry in wanted if entry not in pool]  # at the end: a member is called by its place
     members = [entry.model_dump(exclude_defaults=True) for entry in pool]
     config = load_config("glue-small", None, [*SHARED, *sets, "multitask.encoders=[" + members[0]["encoder"] + "]"])
     config = validated(config.model_dump() | {"multitask": config.multitask.model_dump() | {"pool": members}})
     with Progress(Console()) as progress:
         run_pipeline(run, config, last_stage="multitask", progress=progress)
+    return pool
 
 
 def scores(run: Run, member: str) -> dict[tuple[str, str], tuple[float, int]]:
@@ -58,19 +62,17 @@ def scores(run: Run, member: str) -> dict[tuple[str, str], tuple[float, int]]:
 
 
 def compare(folder: Path, starts: dict[str, str], lrs: Sequence[float], seeds: int, sets: Sequence[str]) -> None:
-    """Trains what is missing: a run of each start, `<folder>/<name>`."""
+    """Trains what is missing: a run of each start, `<folder>/<name>`. Rates and seeds can be added later."""
     for name, encoder in starts.items():
         run = Run(folder / name)
         tried = [MemberConfig(encoder=encoder, lr=lr, seed=0) for lr in lrs]
-        if not run.exists() or len(validated(run.manifest()["config"]).multitask.members) <= len(tried):
-            train(run, tried, sets)
-        means = [
-            np.mean([value for (_, split), (value, _) in scores(run, f"mt-{i + 1}").items() if split == "selection"])
-            for i in range(len(lrs))
-        ]
-        best = lrs[int(np.argmax(means))]
-        more = [MemberConfig(encoder=encoder, lr=best, seed=seed) for seed in range(1, seeds)]
-        train(run, [*tried, *more], sets)
+        pool = train(run, tried, sets)
+        means = []
+        for entry in tried:
+            found = scores(run, f"mt-{pool.index(entry) + 1}")
+            means.append(np.mean([value for (_, split), (value, _) in found.items() if split == "selection"]))
+        best = tried[int(np.argmax(means))]
+        train(run, [best.model_copy(update={"seed": seed}) for seed in range(1, seeds)], sets)
 
 
 def rows_of_starts(folder: Path, starts: Sequence[str], part: str) -> list[dict[str, Any]]:
