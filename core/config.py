@@ -168,6 +168,14 @@ def resolve_tasks(config: Config) -> dict[str, Task]:
     teachers = config.data.teacher_tasks
     if teachers is not None:
         tasks = {name: replace(task, has_teacher=name in teachers) for name, task in tasks.items()}
+    if (head := config.model.similarity_head) is not None:
+        scored = [name for name, task in tasks.items() if task.kind == "regression" and task.is_pair]
+        if not scored:
+            raise ValueError(
+                f"model.similarity_head is '{head}', but none of the tasks {', '.join(tasks)} is a regression on "
+                "pairs; leave it out"
+            )
+        tasks |= {name: replace(tasks[name], head=head) for name in scored}
     if not any(task.has_teacher for task in tasks.values()):
         raise ValueError(
             f"none of the tasks {', '.join(tasks)} has a teacher, so there is nothing to distil; name one in "

@@ -14,6 +14,7 @@ Shapes: B sequences, C classes, H hidden.
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from core.heads import LinearHead, RankingHead, SanHead
 from core.model import head_key
 from core.predict import predict_texts
 from core.store import Run
-from core.tasks import Task
+from core.tasks import HEADS_OF_KIND, Task
 
 N_COMPARED = 32
 # float32 sums in another order, on logits of order 1 to 10.
@@ -120,8 +121,9 @@ def gelu_pair(out: nn.Linear) -> dict[str, Tensor]:
 def own_model(opened: Opened, chosen: dict[str, Task]) -> DarkroomForSequenceClassification:
     body, heads, tokenizer = opened.model.encoder, opened.model.heads, opened.tokenizer
     # The model's own head decides: a member of a pool may have linear heads where the rows say SAN.
+    plain = {name: HEADS_OF_KIND[task.kind][0] for name, task in chosen.items()}
     rows = [
-        {**row_of_task(task), **({"head": "linear"} if _is_linear(heads[head_key(name)], task) else {})}
+        row_of_task(replace(task, head=plain[name]) if _is_linear(heads[head_key(name)], task) else task)
         for name, task in chosen.items()
     ]
     separator = tokenizer.sep_token_id

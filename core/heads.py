@@ -32,7 +32,7 @@ class LinearHead(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.out = nn.Linear(hidden, task.n_outputs)
         if task.kind == "regression":
-            nn.init.constant_(self.out.bias, sum(task.score_range) / 2)
+            _start_in_the_middle(self.out, task)
 
     def forward(self, hidden_BH: Tensor, batch: Batch) -> Tensor:
         return self.out(self.dropout(batch.in_order(hidden_BH)))
@@ -61,6 +61,8 @@ class SanHead(nn.Module):
 
     Step 0 reads x^0 from s^0 in the same way, so that K = 1 is a head too: P^k pairs s^k with the x^k that s^k
     attends to, k = 0 ... K-1. A test compares this class with a naive loop.
+
+    Of a regression, which the paper reads from [CLS], the answer is the mean over steps of W3[s; x; |s-x|; s*x].
     """
 
     def __init__(self, task: Task, hidden: int, *, dropout: float, steps: int, step_dropout: float):
@@ -71,6 +73,9 @@ class SanHead(nn.Module):
         self.attention = nn.Linear(hidden, hidden, bias=False)  # W2
         self.gru = nn.GRUCell(hidden, hidden)
         self.out = nn.Linear(4 * hidden, task.n_outputs)  # W3
+        self.is_value = task.kind == "regression"
+        if self.is_value:
+            _start_in_the_middle(self.out, task)
 
     def forward(self, hidden_TH: Tensor, batch: Batch) -> Tensor:
         # The reasoning is a few small products and sums of exponentials: float32 costs nothing and keeps it exact.
@@ -83,20 +88,25 @@ class SanHead(nn.Module):
         scores_BL = batch.padded(self.summary(states_TH).squeeze(-1))
         weights_BL = scores_BL.masked_fill(~is_b_BL, -torch.inf).softmax(-1)
         s_BH = (weights_BL.unsqueeze(1) @ states_BLH).squeeze(1)
-        log_probs = []
+        answers = []
         for step in range(self.steps):
             scores_BL = (states_BLH @ self.attention(s_BH).unsqueeze(-1)).squeeze(-1)
             weights_BL = scores_BL.masked_fill(~is_a_BL, -torch.inf).softmax(-1)
             x_BH = (weights_BL.unsqueeze(1) @ states_BLH).squeeze(1)
             features_B4H = torch.cat([s_BH, x_BH, (s_BH - x_BH).abs(), s_BH * x_BH], dim=-1)
-            log_probs.append(F.log_softmax(self.out(self.dropout(features_B4H)), dim=-1))
+            answer_BC = self.out(self.dropout(features_B4H))
+            answers.append(answer_BC if self.is_value else F.log_softmax(answer_BC, dim=-1))
             if step + 1 < self.steps:
                 s_BH = self.gru(x_BH, s_BH)
-        log_probs_BKC = torch.stack(log_probs, dim=1)
-        kept_BK = self._kept_steps(len(log_probs_BKC), log_probs_BKC.device)
+        answers_BKC = torch.stack(answers, dim=1)
+        kept_BK = self._kept_steps(len(answers_BKC), answers_BKC.device)
+        if self.is_value:
+            if kept_BK is None:
+                return answers_BKC.mean(dim=1)
+            return (answers_BKC * kept_BK.unsqueeze(-1)).sum(dim=1) / kept_BK.sum(dim=1, keepdim=True)
         if kept_BK is None:
-            return log_probs_BKC.logsumexp(dim=1) - math.log(self.steps)
-        masked_BKC = log_probs_BKC.masked_fill(~kept_BK.unsqueeze(-1), -torch.inf)
+            return answers_BKC.logsumexp(dim=1) - math.log(self.steps)
+        masked_BKC = answers_BKC.masked_fill(~kept_BK.unsqueeze(-1), -torch.inf)
         return masked_BKC.logsumexp(dim=1) - kept_BK.sum(dim=1, keepdim=True).log()
 
     def _kept_steps(self, batch_size: int, device: torch.device) -> Tensor | None:
@@ -105,6 +115,10 @@ class SanHead(nn.Module):
             return None
         draws_BK = torch.rand(batch_size, self.steps, device=device)
         return (draws_BK >= self.step_dropout) | (draws_BK == draws_BK.amax(dim=1, keepdim=True))
+
+
+def _start_in_the_middle(out: nn.Linear, task: Task) -> None:
+    nn.init.constant_(out.bias, sum(task.score_range) / 2)
 
 
 def make_head(
@@ -117,7 +131,7 @@ def make_head(
     pair_head: str | None = None,
 ) -> nn.Module:
     """A fresh head of the task's kind. The task row's own `head_dropout`, where it has one, goes before the run's.
-    `pair_head` ("san" or "linear") replaces the row's head on pairs that are classified."""
+    `pair_head` ("san" or "linear") replaces the row's head on pairs for which that is "san" or "linear"."""
     dropout = head_dropout if task.head_dropout is None else task.head_dropout
     kind = pair_head if pair_head is not None and task.is_pair and task.head in ("san", "linear") else task.head
     if kind == "san":

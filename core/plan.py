@@ -312,7 +312,8 @@ def keyed_fields(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _model_part(config: Config) -> dict[str, Any]:
-    return config.model.model_dump(exclude={"tokenizer", "max_length"})  # these are in the key of `prepare`
+    # Those are in the key of `prepare`; the head in the rows of the tasks there.
+    return config.model.model_dump(exclude={"tokenizer", "max_length", "similarity_head"})
 
 
 def _row(task: Task) -> dict[str, Any]:

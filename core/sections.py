@@ -75,6 +75,9 @@ class ModelConfig(Section):
     tokenizer: str | None = Field(None, description="hub id, folder, `word` or `wordpiece(vocab=N)`; none: encoder's")
     max_length: int = Field(128, ge=8, le=8192, description="tokens of a sequence, special tokens included")
     head_dropout: float = Field(0.1, ge=0, lt=1, description="dropout of a task layer without a value in its row")
+    similarity_head: Literal["similarity", "san"] | None = Field(
+        None, description="of regressions on pairs: `similarity` reads [CLS], `san` both texts; none: as the rows say"
+    )
     san_steps: int = Field(5, ge=1, description="K, reasoning steps of the SAN head")
     san_step_dropout: float = Field(0.1, ge=0, lt=1, description="stochastic prediction dropout of whole SAN steps")
 

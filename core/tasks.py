@@ -28,9 +28,9 @@ Kind = Literal["classification", "regression", "ranking"]
 Head = Literal["linear", "san", "similarity", "ranking"]
 
 # Which heads can serve which kind (1901.11504: the four task-specific layers of MT-DNN).
-HEADS_OF_KIND: dict[str, tuple[str, ...]] = {
+HEADS_OF_KIND: dict[str, tuple[Head, ...]] = {
     "classification": ("linear", "san"),
-    "regression": ("similarity",),
+    "regression": ("similarity", "san"),
     "ranking": ("ranking",),
 }
 METRICS_OF_KIND: dict[str, tuple[str, ...]] = {
@@ -87,7 +87,10 @@ class Task:
             (not re.fullmatch(r"\w[\w.-]*", self.name), "a name has letters, digits, '_', '-' and '.' only; rename it"),
             (not heads, f"kind is {self.kind!r}, expected one of {', '.join(HEADS_OF_KIND)}"),
             (self.head not in heads, f"head '{self.head}' {of_kind} {', '.join(heads)}"),
-            (self.head == "san" and not pair, "head 'san' reads two texts, but text_b is not set; use head 'linear'"),
+            (
+                self.head == "san" and not pair,
+                f"head 'san' reads two texts, but text_b is not set; use head '{next(iter(heads), 'linear')}'",
+            ),
             (self.kind != "regression" and c < 2, f"{c} label(s) given, expected at least 2 in 'labels'"),
             (len(set(self.labels)) != c, f"labels repeat: {list(self.labels)}"),
             (len(raw) not in (0, c), f"{len(raw)} label_values for {c} labels; give one for each, in the same order"),

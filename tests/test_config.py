@@ -236,6 +236,15 @@ def test_unknown_names_get_the_nearest() -> None:
         resolve_tasks(load_config("smoke", None, ["data.tasks=[nli,rte]"]))
 
 
+def test_the_head_of_similarities() -> None:
+    sets = ["data.tasks=[nli,similarity]", "data.teacher_tasks=[nli]"]
+    for value, head in ((None, "similarity"), ("similarity", "similarity"), ("san", "san")):
+        config = load_config("smoke", None, [*sets, *([f"model.similarity_head={value}"] if value else [])])
+        assert [task.head for task in resolve_tasks(config).values()] == ["san", head]
+    with pytest.raises(ValueError, match="'san', but none of the tasks nli is a regression on pairs; leave it out"):
+        resolve_tasks(load_config("smoke", None, ["data.tasks=[nli]", "model.similarity_head=san"]))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -20,6 +20,8 @@ from core.heads import LinearHead, RankingHead, SanHead, make_head
 from core.tasks import HEADS_OF_KIND, Task
 
 H = 6
+# How alike two texts are, on a scale: a regression that SAN reads.
+ALIKE = Task(name="alike", kind="regression", head="san", metrics=("pearson",), text_b="text_b", score_range=(1.0, 4.0))
 # float32 against float64 over a few hundred products of order 1.
 EXACT = 1e-5
 
@@ -70,7 +72,7 @@ def gru(p: dict[str, np.ndarray], x: np.ndarray, s: np.ndarray) -> np.ndarray:
 
 
 def naive_steps(head: SanHead, hidden_TH: Tensor, batch: Batch) -> list[list[list[float]]]:
-    """P^k of each example and step: examples x K x C."""
+    """P^k of each example and step, or its value: examples x K x C."""
     p = {name: value.detach().double().numpy() for name, value in head.named_parameters()}
     answers = []
     for states, is_b in zip(of_sequences(hidden_TH.double(), batch), of_sequences(batch.is_b_T, batch), strict=True):
@@ -80,7 +82,8 @@ def naive_steps(head: SanHead, hidden_TH: Tensor, batch: Batch) -> list[list[lis
         for k in range(head.steps):
             x = mix(softmax([float(m @ p["attention.weight"] @ s) for m in premise]), premise)
             features = np.concatenate([s, x, np.abs(s - x), s * x])
-            steps.append(softmax((p["out.weight"] @ features + p["out.bias"]).tolist()))
+            answer = (p["out.weight"] @ features + p["out.bias"]).tolist()
+            steps.append(answer if head.is_value else softmax(answer))
             if k + 1 < head.steps:
                 s = gru(p, x, s)
         answers.append(steps)
@@ -95,6 +98,29 @@ def test_san_is_the_naive_loop(steps: int) -> None:
     got_BC = head(hidden_TH, batch).detach().numpy()
     np.testing.assert_allclose(got_BC, expected_BC, rtol=0, atol=EXACT)
     assert np.ptp(expected_BC, axis=0).max() > 0.1  # examples differ, so the inputs are read
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_san_reads_a_value_as_the_mean_of_its_steps(steps: int) -> None:
+    head = san(steps, step_dropout=0.5, task=ALIKE).eval()
+    hidden_TH, batch = pairs()
+    expected_B1 = np.array(naive_steps(head, hidden_TH, batch)).mean(axis=1)
+    np.testing.assert_allclose(head(hidden_TH, batch).detach().numpy(), expected_B1, rtol=0, atol=EXACT)
+    assert np.ptp(expected_B1) > 0.1
+    assert SanHead(ALIKE, H, dropout=0.0, steps=steps, step_dropout=0.0).out.bias.item() == 2.5  # the scale's middle
+
+
+def test_whole_steps_of_a_value_are_dropped() -> None:
+    head = san(5, step_dropout=0.5, task=ALIKE).train()
+    hidden_TH, batch = pairs([(3, 4)] * 4)  # of one length, so in the order of the rows
+    steps_BK = torch.tensor(naive_steps(head, hidden_TH, batch)).squeeze(-1)
+    torch.manual_seed(3)
+    kept_BK = head._kept_steps(len(steps_BK), torch.device("cpu"))
+    assert kept_BK is not None
+    assert 4 < kept_BK.sum() < 20
+    torch.manual_seed(3)
+    expected_B = torch.stack([steps_K[kept_K].mean() for steps_K, kept_K in zip(steps_BK, kept_BK, strict=True)])
+    torch.testing.assert_close(head(hidden_TH, batch)[:, 0].detach(), expected_B, rtol=0, atol=EXACT)
 
 
 def test_steps_reason_further() -> None:

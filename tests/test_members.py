@@ -17,15 +17,18 @@ from core.batching import load_task_data, make_batch
 from core.config import resolve_tasks
 from core.device import stream_seed
 from core.encoder import encode
+from core.export import export
 from core.heads import LinearHead, SanHead
 from core.model import head_key, load_model
 from core.predict import predict
 from core.store import Run
+from core.tasks import SUITE
 
 PLAIN, BAGGED, LINEAR, MC, FIRST, SECOND, DROPPED = (f"mt-{i}" for i in range(1, 8))
 POOL = (
     "multitask.pool=[{}, {bagging: 0.5}, {head: linear}, {mc_passes: 4}, {seed: 1, snapshots: 2}, {dropout: 0.3}]",
     *("multitask.epochs=2", "select.top_k=7", "data.tasks=[nli,sentiment,similarity]", "data.teacher_tasks=[nli]"),
+    "model.similarity_head=san",
 )
 
 
@@ -118,6 +121,18 @@ def test_a_linear_head_is_one_product(model: str, pool: Finished) -> None:
     stored = pool.run.read_predictions(model, "nli").on("dev")
     assert stored.example_ids.tolist() == data.example_ids[rows].tolist()
     np.testing.assert_allclose(stored.outputs, expected_BC.numpy(), rtol=0, atol=1e-5)  # another padding
+
+
+def test_san_reads_both_texts_of_a_similarity_where_it_is_asked_to(pool: Finished, tmp_path: Path) -> None:
+    """And a member with linear heads has one there too; what is exported answers as they do."""
+    tasks = resolve_tasks(pool.config)
+    assert (tasks["similarity"].head, SUITE["similarity"].head) == ("san", "similarity")
+    assert pool.manifest["tasks"]["similarity"]["head"] == "san"
+    for model, kind in ((PLAIN, SanHead), (LINEAR, LinearHead)):
+        loaded, _ = load_model(pool.run.model_dir(model), tasks)
+        assert type(loaded.heads[head_key("similarity")]) is kind
+        assert pool.run.read_predictions(model, "similarity").outputs.std() > 0
+        assert export(pool.run, model, tmp_path / model)["tasks"] == ["nli", "sentiment", "similarity"]
 
 
 # ---- MC dropout -----------------------------------------------------------------------------------------------------
