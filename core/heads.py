@@ -62,10 +62,15 @@ class SanHead(nn.Module):
     Step 0 reads x^0 from s^0 in the same way, so that K = 1 is a head too: P^k pairs s^k with the x^k that s^k
     attends to, k = 0 ... K-1. A test compares this class with a naive loop.
 
+    `start` "random" is the authors': w1 and W2 as torch makes them, and as the states of small encoders are long, b is
+    then a choice of one or two tokens by chance. "uniform": both are 0, so that s0 and x^k begin as means.
+
     Of a regression, which the paper reads from [CLS], the answer is the mean over steps of W3[s; x; |s-x|; s*x].
     """
 
-    def __init__(self, task: Task, hidden: int, *, dropout: float, steps: int, step_dropout: float):
+    def __init__(
+        self, task: Task, hidden: int, *, dropout: float, steps: int, step_dropout: float, start: str = "random"
+    ):
         super().__init__()
         self.steps, self.step_dropout = steps, step_dropout
         self.dropout = nn.Dropout(dropout)
@@ -73,6 +78,9 @@ class SanHead(nn.Module):
         self.attention = nn.Linear(hidden, hidden, bias=False)  # W2
         self.gru = nn.GRUCell(hidden, hidden)
         self.out = nn.Linear(4 * hidden, task.n_outputs)  # W3
+        if start == "uniform":
+            nn.init.zeros_(self.summary.weight)
+            nn.init.zeros_(self.attention.weight)
         self.is_value = task.kind == "regression"
         if self.is_value:
             _start_in_the_middle(self.out, task)
@@ -128,6 +136,7 @@ def make_head(
     head_dropout: float,
     san_steps: int,
     san_step_dropout: float,
+    san_start: str = "random",
     pair_head: str | None = None,
 ) -> nn.Module:
     """A fresh head of the task's kind. The task row's own `head_dropout`, where it has one, goes before the run's.
@@ -135,7 +144,7 @@ def make_head(
     dropout = head_dropout if task.head_dropout is None else task.head_dropout
     kind = pair_head if pair_head is not None and task.is_pair and task.head in ("san", "linear") else task.head
     if kind == "san":
-        return SanHead(task, hidden, dropout=dropout, steps=san_steps, step_dropout=san_step_dropout)
+        return SanHead(task, hidden, dropout=dropout, steps=san_steps, step_dropout=san_step_dropout, start=san_start)
     return HEADS[kind](task, hidden, dropout=dropout)
 
 

@@ -59,7 +59,8 @@ def make_model(
 ) -> MultiTaskModel:
     """A model with `encoder` as it comes and fresh heads for `tasks`. Draws from torch's generator.
 
-    `head_settings` are `head_dropout`, `san_steps`, `san_step_dropout` (core/sections, `ModelConfig`) and `pair_head`.
+    `head_settings` are `head_dropout`, `san_steps`, `san_step_dropout`, `san_start` (core/sections, `ModelConfig`)
+    and `pair_head`.
     """
     body = make_encoder(encoder, dropout=dropout, tokenizer=tokenizer)
     heads = {name: make_head(task, body.config.hidden_size, **head_settings) for name, task in tasks.items()}

@@ -26,8 +26,8 @@ TRAINING_STAGES = ("pretrain", "multitask", "finetune", "distill")
 # Part of every key: raise it when a change of the code changes results, and every run is redone.
 CODE_VERSION = 5
 
-# Of `TrainConfig`: came after runs had been made, and changes nothing at this value.
-LATER_FIELDS = {"accumulate": 1}
+# Of `TrainConfig` and `ModelConfig`: came after runs had been made, and change nothing at this value.
+LATER_FIELDS = {"accumulate": 1, "san_start": "random"}
 
 
 class Job(NamedTuple):
@@ -313,7 +313,7 @@ def keyed_fields(fields: dict[str, Any]) -> dict[str, Any]:
 
 def _model_part(config: Config) -> dict[str, Any]:
     # Those are in the key of `prepare`; the head in the rows of the tasks there.
-    return config.model.model_dump(exclude={"tokenizer", "max_length", "similarity_head"})
+    return keyed_fields(config.model.model_dump(exclude={"tokenizer", "max_length", "similarity_head"}))
 
 
 def _row(task: Task) -> dict[str, Any]:

@@ -110,6 +110,30 @@ def test_san_reads_a_value_as_the_mean_of_its_steps(steps: int) -> None:
     assert SanHead(ALIKE, H, dropout=0.0, steps=steps, step_dropout=0.0).out.bias.item() == 2.5  # the scale's middle
 
 
+@pytest.mark.parametrize("task", [TASKS["pair"], ALIKE])
+def test_a_uniform_start_reads_the_means_of_both_texts(task: Task) -> None:
+    torch.manual_seed(0)
+    given = {**HEADS, "san_steps": 1, "head_dropout": 0.0}
+    head = make_head(task, H, **given, san_start="uniform").eval()
+    hidden_TH, batch = pairs()
+    sides = zip(of_sequences(hidden_TH, batch), of_sequences(batch.is_b_T, batch), strict=True)
+    means = [(h[~is_b].mean(0), h[is_b].mean(0)) for h, is_b in sides]
+    x_BH, s_BH = torch.stack([x for x, _ in means]), torch.stack([s for _, s in means])
+    expected_BC = head.out(torch.cat([s_BH, x_BH, (s_BH - x_BH).abs(), s_BH * x_BH], dim=-1))
+    if task.kind == "classification":
+        expected_BC = expected_BC.log_softmax(-1)
+    torch.testing.assert_close(head(hidden_TH, batch), expected_BC, rtol=0, atol=EXACT)
+    # It learns to choose, and all else starts as in a random head.
+    head(hidden_TH, batch).square().sum().backward()
+    assert head.attention.weight.grad.abs().max() > 0
+    assert head.summary.weight.grad.abs().max() > 0
+    torch.manual_seed(0)
+    random = make_head(task, H, **given)
+    for name, value in random.named_parameters():
+        is_attention = name in ("summary.weight", "attention.weight")
+        assert torch.equal(value, head.get_parameter(name)) is not is_attention
+
+
 def test_whole_steps_of_a_value_are_dropped() -> None:
     head = san(5, step_dropout=0.5, task=ALIKE).train()
     hidden_TH, batch = pairs([(3, 4)] * 4)  # of one length, so in the order of the rows

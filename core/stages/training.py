@@ -68,6 +68,7 @@ def head_settings(context: Context, *, pair_head: str | None = None) -> dict[str
         "head_dropout": model.head_dropout,
         "san_steps": model.san_steps,
         "san_step_dropout": model.san_step_dropout,
+        "san_start": model.san_start,
         "pair_head": pair_head,
     }
 
