@@ -81,7 +81,7 @@ class ModelConfig(Section):
     san_steps: int = Field(5, ge=1, description="K, reasoning steps of the SAN head")
     san_step_dropout: float = Field(0.1, ge=0, lt=1, description="stochastic prediction dropout of whole SAN steps")
     san_start: Literal["random", "uniform"] = Field(
-        "random", description="attention of a fresh SAN head: random, as the authors', or the same for all tokens"
+        "random", description="attention of a fresh SAN head: random, as torch makes it, or the same for all tokens"
     )
 
 
