@@ -36,7 +36,9 @@ def cells_view(findings: Findings, found: dict[str, list[Line]], *, key: str, al
         if any(line.difference for line in of_cell.values()):
             told = [difference_in_words(of_cell[label]) if label in of_cell else "" for label in labels]
             columns[f"{WORDS[metric]}: difference"] = told
-    st.dataframe(pa.table(columns), hide_index=True, key=key, alt=f"{findings.name}, {alt}")
+    # Whole: an experiment has some ten or twenty cells, and comparing them is what the table is for.
+    table = pa.table(columns)
+    st.dataframe(table, hide_index=True, height="content", key=key, alt=f"{findings.name}, {alt}")
 
 
 folder = state.runs_folder()
