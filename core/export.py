@@ -121,11 +121,7 @@ def gelu_pair(out: nn.Linear) -> dict[str, Tensor]:
 def own_model(opened: Opened, chosen: dict[str, Task]) -> DarkroomForSequenceClassification:
     body, heads, tokenizer = opened.model.encoder, opened.model.heads, opened.tokenizer
     # The model's own head decides: a member of a pool may have linear heads where the rows say SAN.
-    plain = {name: HEADS_OF_KIND[task.kind][0] for name, task in chosen.items()}
-    rows = [
-        row_of_task(replace(task, head=plain[name]) if _is_linear(heads[head_key(name)], task) else task)
-        for name, task in chosen.items()
-    ]
+    rows = [row_of_task(_with_own_head(task, heads[head_key(name)])) for name, task in chosen.items()]
     separator = tokenizer.sep_token_id
     ids = tokenizer("a", "b")["input_ids"]
     config = DarkroomConfig(
@@ -145,8 +141,9 @@ def own_model(opened: Opened, chosen: dict[str, Task]) -> DarkroomForSequenceCla
     return model.eval()
 
 
-def _is_linear(head: nn.Module, task: Task) -> bool:
-    return task.head == "san" and not isinstance(head, SanHead)
+def _with_own_head(task: Task, head: nn.Module) -> Task:
+    is_plain = task.head == "san" and not isinstance(head, SanHead)
+    return replace(task, head=HEADS_OF_KIND[task.kind][0]) if is_plain else task
 
 
 # ---- is it the same? -----------------------------------------------------------------------------------------------

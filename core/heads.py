@@ -62,9 +62,9 @@ class SanHead(nn.Module):
     Step 0 reads x^0 from s^0 in the same way, so that K = 1 is a head too: P^k pairs s^k with the x^k that s^k
     attends to, k = 0 ... K-1. A test compares this class with a naive loop.
 
-    `start` "random" leaves w1 and W2 as torch makes them; states are long (LayerNorm), so b is then a choice of one or
-    two tokens by chance. "uniform": both are 0, so that s0 and x^k begin as means. (The authors' code draws all weights
-    of its heads with a spread of 0.02, between the two.)
+    `start` "random" leaves w1 and W2 as torch makes them; states are long (LayerNorm), so b is then a choice of a few
+    tokens by chance. "uniform": both are 0, so that s0 and x^k begin as means. (The authors' code draws all weights of
+    its heads with a spread of 0.02, which is smaller than torch's in encoders of these sizes.)
 
     Of a regression, which the paper reads from [CLS], the answer is the mean over steps of W3[s; x; |s-x|; s*x].
     """

@@ -117,7 +117,7 @@ def make_jobs(
     if strangers := [name for name in chosen if name not in members]:
         raise ValueError(
             f"the selection names {', '.join(strangers)}, the config has members mt-1 to mt-{len(members)}; "
-            "run.json or selection.json was changed by hand: re-run stage 'select'"
+            "run.json and selection.json do not belong together: re-run stage 'select'"
         )
 
     def add_teacher(member: str, task: str, start: str, **held_out: Any) -> str:
