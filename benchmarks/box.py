@@ -4,7 +4,8 @@
 
 Draws another rectangle each time over the density of Explore, waits for the page, and compares the number of examples
 that the page says with a count over the run's own columns. Seconds are from the release of the mouse to the page drawn
-whole, browser and its software WebGL included. Ends with an error where a number differs.
+whole, browser and its software WebGL included. Ends with an error where a number differs. `--keep` writes
+benchmarks/results/box.json.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ import argparse
 import re
 import time
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from playwright.sync_api import Page
 
+from benchmarks.kept import keep
 from benchmarks.serving import WAIT_MS, browsing, open_page, serving, settle
 from core.store import Run
 from core.views.filters import Filter, apply
@@ -54,7 +57,9 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--task", default="nli3", help="as benchmarks.million calls it")
     parser.add_argument("--times", type=int, default=3)
+    parser.add_argument("--keep", action="store_true", help="write benchmarks/results/box.json")
     args = parser.parse_args()
+    rectangles = []
     table = load_table(Run(args.run), args.task, "test")
     with serving(args.run.parent) as base, browsing() as browser:
         page = browser.new_page(viewport={"width": 1400, "height": 1000}, reduced_motion="reduce")
@@ -64,6 +69,16 @@ def main() -> None:
             print(f"rectangle {i + 1}: {said:,} of {len(table):,} examples, {there:,} by the columns, {seconds:.2f} s")
             if said != there or not 0 < there < len(table):
                 raise SystemExit("the page and the columns differ, or the rectangle holds none or all")
+            rectangles.append({"kept": there, "of": len(table), "seconds": round(seconds, 2)})
+    found = {"rectangles": rectangles}
+    print(sentence(found))
+    if args.keep:
+        keep("box", f"python -m benchmarks.box FOLDER --times {args.times}", found)
+
+
+def sentence(found: dict[str, Any]) -> str:
+    seconds = [rectangle["seconds"] for rectangle in found["rectangles"]]
+    return f"after {min(seconds):.1f} to {max(seconds):.1f} s, browser included (n = {len(seconds)})"
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ trains, and padded to the longest of a shuffled batch as a plain loop does; MNLI
 are of one and of two layers of the asked width on few tokens; their difference is a layer, and both sides grow in
 proportion to layers and to tokens, padding included.
 Dropout is left out, as its masks differ by device, and added as one byte an entry. Not in it: what kernels take for a
-moment, and the heads.
+moment, and the heads. `--keep` writes benchmarks/results/memory.json.
 
 Shapes: T real tokens, B rows, L tokens of the longest.
 """
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.contenders import LONGEST, PlainModel, Shape, Vocabulary, collate, glue_lengths, plain_rows, task_data
+from benchmarks.kept import keep
 from benchmarks.training import CUDA_SHAPES
 from core.batching import WINDOW_BATCHES, TaskData, make_batch
 from core.encoder import encode, make_encoder
@@ -107,6 +108,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=CUDA_SHAPES, default="BERT-large")
     parser.add_argument("--tokens", type=int, default=32_768, help="real tokens a batch")
+    parser.add_argument("--keep", action="store_true", help="write benchmarks/results/memory.json")
     given = parser.parse_args()
     shape = CUDA_SHAPES[given.shape]
     found = of_step(shape, given.tokens)
@@ -117,8 +119,18 @@ def main() -> None:
             f"({2**30 * kept.activations / kept.tokens / 1e6:.2f} MB a token), {kept.parameters:.1f} GiB of weights, "
             f"gradients, moments: {kept.activations + kept.parameters:.1f} GiB"
         )
-    packed, padded = (kept.activations + kept.parameters for kept in found.values())
-    print(f"  packed takes {packed / padded:.2f} of padded")
+    told = {"shape": given.shape, "tokens": given.tokens} | {name: of._asdict() for name, of in found.items()}
+    print(sentence(told))
+    if given.keep:
+        keep("memory", f"python -m benchmarks.memory --shape {given.shape} --tokens {given.tokens}", told)
+
+
+def sentence(found: dict[str, Any]) -> str:
+    packed, padded = (found[name]["activations"] + found[name]["parameters"] for name in ("packed", "padded"))
+    return (
+        f"A step of {found['shape']} on {found['tokens']:,} tokens keeps {packed:.0f} GiB, {packed / padded:.2f} of "
+        "what padding takes"
+    )
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@
 Times are from the sending of a request to the arrival of "script finished" (benchmarks/sessions): "first" once, where
 the page's data are read and computed (what an earlier line read is there already, as in use); "warm" n times after it,
 minimum and median. "cpu" is what the server's process used in the median warm rerun, which other work on the machine
-changes little. "MB" is the server's proportional share of memory (PSS) after the line.
+changes little. "MB" is the server's proportional share of memory (PSS) after the line. `--keep` writes
+benchmarks/results/pages.json, of which the README's table is made.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ import argparse
 import statistics
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import psutil
 
+from benchmarks.kept import keep
 from benchmarks.serving import started
 from benchmarks.sessions import Reply, Session
 
@@ -160,9 +162,35 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--only", help="a page's name, as in its address")
+    parser.add_argument("--keep", action="store_true", help="write benchmarks/results/pages.json")
     given = parser.parse_args()
+    if given.keep and given.only:
+        parser.error("--keep is of all pages; leave out --only")
     lines = measure(given.run, given.repeats, given.only)
-    print(f"most memory {max(line.megabytes for line in lines):,.0f} MB; n = {given.repeats} warm repeats a line")
+    found = {"repeats": given.repeats, "lines": [line._asdict() for line in lines]}
+    print(f"\n{table(found)}\n\n{sentence(found)}")
+    if given.keep:
+        keep("pages", f"python -m benchmarks.pages FOLDER --repeats {given.repeats}", found)
+
+
+def table(found: dict[str, Any]) -> str:
+    """A row a page, and one a step on it; of a page's views the slowest."""
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for line in found["lines"]:
+        is_step = line["what"].startswith("> ")
+        rows.setdefault(line["page"].replace("_", " ") + (": " + line["what"][2:] if is_step else ""), []).append(line)
+    told = ["| | views | first | warm | kB |", "|---|--:|--:|--:|--:|"]
+    for what, lines in rows.items():
+        first, kilobytes = (max(line[name] for line in lines) for name in ("first", "kilobytes"))
+        warm = max(statistics.median(line["warm"]) for line in lines)
+        views = "" if ": " in what else f"{len(lines)}"
+        told.append(f"| {what} | {views} | {first:.1f} | {warm:.2f} | {kilobytes:.0f} |")
+    return "\n".join(told)
+
+
+def sentence(found: dict[str, Any]) -> str:
+    most = max(line["megabytes"] for line in found["lines"])
+    return f"the server holds {most / 1000:.1f} GB at the most, n = {found['repeats']}"
 
 
 if __name__ == "__main__":

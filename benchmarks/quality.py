@@ -6,22 +6,23 @@ The plain side has transformers' own padded encoder and attention, torch's own d
 length beyond what the shuffle gives, clipping before the step and torch's default AdamW. Everything else, and the
 members' seeds, are equal. Scores are of a split that nothing is reported on, the mean over the tasks and over those
 with a teacher; a line each, with the paired difference. `--dtype bfloat16` compares that number type with float32
-instead.
+instead. `--keep` writes benchmarks/results/quality.json.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import torch
 from rich.console import Console
 
+from benchmarks.kept import keep
 from core.comparisons import paired_difference
 from core.config import resolve_tasks
 from core.files import read_json
@@ -88,7 +89,10 @@ def main() -> None:
     parser.add_argument("--data-seed", type=int, default=7)
     parser.add_argument("--dtype", choices=("bfloat16",), help="compare this number type with float32 instead")
     parser.add_argument("--set", action="append", default=[], help="section.field=value, for both sides")
+    parser.add_argument("--keep", action="store_true", help="write benchmarks/results/quality.json")
     given = parser.parse_args()
+    if given.keep and given.dtype:
+        parser.error("--keep is of Darkroom against the plain side; leave out --dtype")
     shared = [f"data.seed={given.data_seed}", *given.set]
     kinds = {"preset": given.preset, "seeds": given.seeds}
     if given.dtype:
@@ -99,14 +103,23 @@ def main() -> None:
         sides = {"Darkroom": scores(given.folder / "darkroom", shared, **kinds)}
         with plain():
             sides["plain"] = scores(given.folder / "plain", shared, **kinds)
-    print(json.dumps(sides))
     for what in ("all tasks", "tasks with a teacher"):
         a, b = (sides[name][what] for name in names)
-        d = paired_difference(a, b)
-        print(
-            f"{what}: {names[0]} {100 * statistics.mean(a):.1f}, {names[1]} {100 * statistics.mean(b):.1f}; difference "
-            f"{100 * d.mean:+.2f} ± {100 * d.se:.2f} (n = {d.n}), {d.verdict}"
-        )
+        print(f"{what}: {names[0]} {100 * statistics.mean(a):.1f}, {names[1]} {100 * statistics.mean(b):.1f}")
+        print(f"    difference {difference(a, b)}")
+    if given.keep:
+        command = f"python -m benchmarks.quality FOLDER --seeds {given.seeds} --preset {given.preset}"
+        keep("quality", f"{command} --data-seed {given.data_seed}", {"scores": sides})
+
+
+def difference(a: list[float], b: list[float]) -> str:
+    d = paired_difference(a, b)
+    return f"{100 * d.mean:+.2f} ± {100 * d.se:.2f}, n = {d.n}, {d.verdict}"
+
+
+def sentence(found: dict[str, Any]) -> str:
+    ours, plain_ = (found["scores"][name]["tasks with a teacher"] for name in ("Darkroom", "plain"))
+    return f"Members trained the plain way: {difference(ours, plain_)}"
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ the machine that the server is measured on. It opens pages and takes steps on th
 five to twenty seconds after each, as a reader does. Before the clock starts, one session opens every page once: that
 time is told by itself. Everything stays on this machine. Reported: errors, reruns, median and 95th percentile of the
 server's time, the processor's share that the server got, its memory and open files every few seconds; memory is called
-flat when the last third's largest share (PSS) is within a tenth of the middle third's.
+flat when the last third's largest share (PSS) is within a tenth of the middle third's. `--keep` writes
+benchmarks/results/soak.json.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ import random
 import threading
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import psutil
 
+from benchmarks.kept import keep
 from benchmarks.pages import OPENED, STEPS, cpu_seconds, pss
 from benchmarks.serving import started
 from benchmarks.sessions import Session
@@ -98,22 +100,49 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--sessions", type=int, default=20)
     parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--keep", action="store_true", help="write benchmarks/results/soak.json")
     given = parser.parse_args()
     told = soak(given.run, sessions=given.sessions, minutes=given.minutes)
-    seconds = np.array([s for _, s in told.reruns])
-    print(f"{given.sessions} sessions, {given.minutes:g} minutes: {len(seconds)} reruns, {len(told.errors)} errors")
-    middle, p95 = np.percentile(seconds, [50, 95])
-    print(f"server time: median {middle:.2f} s, 95 % under {p95:.2f} s, most {seconds.max():.2f} s")
-    for what in sorted({what for what, _ in told.reruns}):
-        of = [s for one, s in told.reruns if one == what]
+    reruns: dict[str, list[float]] = {}
+    for what, seconds in told.reruns:
+        reruns.setdefault(what, []).append(round(seconds, 3))
+    for what, of in sorted(reruns.items()):
         print(f"    {what:42s}{len(of):5d}  median {np.median(of):6.2f}  most {max(of):6.2f}")
-    thirds = [max(part) for part in np.array_split([mb for _, mb, _ in told.looks], 3)]
-    flat = "flat" if thirds[2] <= 1.1 * thirds[1] else "NOT flat"
-    print(f"memory: most of each third {', '.join(f'{mb:,.0f}' for mb in thirds)} MB, {flat}")
-    print(f"open files: {told.looks[0][2]} at first, {told.looks[-1][2]} at last")
+    found = {
+        "sessions": given.sessions,
+        "minutes": given.minutes,
+        "reruns": reruns,
+        "errors": told.errors,
+        "megabytes": [round(mb) for _, mb, _ in told.looks],
+        "open_files": [n for _, _, n in told.looks],
+    }
+    print(f"{sentence(found)}; open files {told.looks[0][2]} at first, {told.looks[-1][2]} at last")
     for error in told.errors[:20]:
         print(error)
-    raise SystemExit(1 if told.errors or flat != "flat" else 0)
+    if given.keep:
+        keep("soak", f"python -m benchmarks.soak FOLDER --sessions {given.sessions} --minutes {given.minutes:g}", found)
+    raise SystemExit(1 if told.errors or not is_flat(found) else 0)
+
+
+def thirds(found: dict[str, Any]) -> list[float]:
+    """The most memory of each third of the time, MB."""
+    return [float(max(part)) for part in np.array_split(found["megabytes"], 3)]
+
+
+def is_flat(found: dict[str, Any]) -> bool:
+    _, middle, last = thirds(found)
+    return last <= 1.1 * middle
+
+
+def sentence(found: dict[str, Any]) -> str:
+    seconds = np.concatenate([np.array(of) for of in found["reruns"].values()])
+    median, p95 = np.percentile(seconds, [50, 95])
+    gigabytes = " and ".join(f"{mb / 1000:.1f}" for mb in thirds(found)[1:])
+    return (
+        f"{found['sessions']} sessions for {found['minutes']:g} minutes: {len(seconds)} reruns, median {median:.2f} s, "
+        f"95 % under {p95:.1f} s, {len(found['errors']) or 'no'} errors, memory "
+        f"{'flat' if is_flat(found) else 'NOT flat'} (at most {gigabytes} GB in the second and the last third)"
+    )
 
 
 if __name__ == "__main__":

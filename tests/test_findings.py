@@ -229,3 +229,25 @@ def test_quoted_tables_are_their_scores() -> None:
     assert len(found) == text.count("<!-- docs/results/"), "every mark has its table"
     for name, table, quotation in found:
         assert quotation.strip() == quoted(read_findings(RESULTS / f"{name}.parquet"), table), f"{name}: {table}"
+
+
+FIGURE = re.compile(r"\d+\.\d+(?: ± \d+\.\d+)?(?![\d.])")
+
+
+def test_figures_in_the_readme_s_words_are_on_the_page_that_they_link() -> None:
+    """Of every paragraph and bullet of its results that links a page: each mean with its error stands there, and each
+    other number with a decimal."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    results = text.partition("\n## Results\n")[2].partition("\n## ")[0]
+    checked = 0
+    for block in re.split(r"\n\n|\n(?=- )", results):
+        names = set(re.findall(r"\]\(docs/results/([\w-]+)\.md\)", block)) - {"README"}
+        if block.startswith("|") or not names:
+            continue
+        pages = "".join((RESULTS / f"{name}.md").read_text(encoding="utf-8").replace(NBSP, " ") for name in names)
+        there = FIGURE.findall(pages)
+        known = {*there, *(part for one in there for part in one.split(" ± "))}
+        for said in FIGURE.findall(" ".join(block.split())):
+            assert said in known, f"{said} is not on the page of {', '.join(sorted(names))}: {block}"
+            checked += 1
+    assert checked > 30
