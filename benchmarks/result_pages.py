@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shutil
 from pathlib import Path
 from urllib.parse import unquote
@@ -47,13 +48,16 @@ def drawn(findings: Findings, browser: Browser) -> str:
     """The figure as SVG."""
     values = json.loads(figure(findings).to_json())
     values["layout"] |= {"width": WIDTH}
+    # Plotly names traces, and a drawing's parts, by chance; the same scores shall give the same file.
+    values["data"] = [trace | {"uid": f"{i}"} for i, trace in enumerate(values["data"])]
     script = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
     tab = browser.new_page()
     tab.set_content("<!DOCTYPE html><html><body></body></html>")
     tab.add_script_tag(path=script)
     picture = unquote(str(tab.evaluate(DRAW, values)).partition(",")[2])
     tab.close()
-    return picture
+    named = re.search(r'id="defs-(\w+)"', picture)
+    return picture.replace(named[1], "drawn") if named else picture
 
 
 def main() -> None:
