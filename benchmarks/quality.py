@@ -119,7 +119,7 @@ def difference(a: list[float], b: list[float]) -> str:
 
 def sentence(found: dict[str, Any]) -> str:
     ours, plain_ = (found["scores"][name]["tasks with a teacher"] for name in ("Darkroom", "plain"))
-    return f"Members trained the plain way: {difference(ours, plain_)}"
+    return f"Members trained here minus members trained the plain way: {difference(ours, plain_)}"
 
 
 if __name__ == "__main__":
