@@ -211,3 +211,29 @@ def test_every_key_of_the_json_files_is_documented(runs: list[Run]) -> None:
 def test_every_field_of_a_task_file_is_documented() -> None:
     documented = [word for row in table(DOCS / "own-tasks.md", "Fields") for word in words(row[0])]
     assert sorted(documented) == sorted(_YAML_FIELDS)
+
+
+def anchors(text: str) -> set[str]:
+    """Of the headings, as GitHub makes them: lower case, blanks as hyphens, without punctuation."""
+    plain = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
+    headings = re.findall(r"^#+ (.*)$", plain, re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    documents = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+    assert len(documents) > 20
+    checked = 0
+    for path in documents:
+        text = path.read_text(encoding="utf-8")
+        for target in re.findall(r"\]\(([^)\s]+)\)", text):
+            if target.startswith(("http://", "https://")):
+                continue
+            name, _, anchor = target.partition("#")
+            other = (path.parent / name).resolve() if name else path
+            assert other.exists(), f"{path.relative_to(ROOT)} links {target}, which is not there"
+            if anchor and other.suffix == ".md":
+                there = anchors(other.read_text(encoding="utf-8"))
+                assert anchor in there, f"{path.relative_to(ROOT)} links {target}; that heading is not there"
+            checked += 1
+    assert checked > 50
