@@ -41,7 +41,7 @@ notebooks: $(VENV)/.notebooks
 	$(BIN)/python -m core notebooks --run runs/notebooks --out reports/notebooks --html docs/rendered \
 		-p seeds=3 -p 'variants=[hard,kd,label_smoothing,cwtm,dkpp,adaptive_smoothing,truth]'
 
-# One of them, or fewer draws: make results RESULTS='controls --data-seeds 14'.
+# One of them, or fewer draws: make results RESULTS='controls --data-seeds 17'.
 RESULTS := all
 results: $(VENV)/.dev
 	$(BIN)/python -m core experiment $(RESULTS) --out runs/results

@@ -78,8 +78,8 @@ INSTEAD: dict[str, dict[str, str]] = {
     # One cell, of which the base has everything; a real sweep runs in test_sweep, and is killed there.
     "python -m core sweep --run runs/x --out runs/sweep -p alpha=0,0.25,0.5,0.75,1 -p temperature=1,2,4 -p loss=kl "
     "--jobs 2": {"-p alpha=0,0.25,0.5,0.75,1 -p temperature=1,2,4 -p loss=kl": "-p alpha=0.3"},
-    "python -m core experiment controls --data-seeds 14,15,16": {
-        "controls --data-seeds 14,15,16": f"distilled --preset smoke --data-seeds 1 --seeds 1 {SET_OF_EXPERIMENT}"
+    "python -m core experiment controls --data-seeds 17,18,19": {
+        "controls --data-seeds 17,18,19": f"distilled --preset smoke --data-seeds 1 --seeds 1 {SET_OF_EXPERIMENT}"
     },
     "python -m core tasks check docs/own-task/my_tasks.yaml": OWN,
     "python -m core run --preset smoke --tasks docs/own-task/my_tasks.yaml --out runs/mine": {
