@@ -250,4 +250,4 @@ def test_figures_in_the_readme_s_words_are_on_the_page_that_they_link() -> None:
         for said in FIGURE.findall(" ".join(block.split())):
             assert said in known, f"{said} is not on the page of {', '.join(sorted(names))}: {block}"
             checked += 1
-    assert checked > 30
+    assert checked > 20
