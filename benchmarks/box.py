@@ -78,7 +78,7 @@ def main() -> None:
 
 def sentence(found: dict[str, Any]) -> str:
     seconds = [rectangle["seconds"] for rectangle in found["rectangles"]]
-    return f"after {min(seconds):.1f} to {max(seconds):.1f} s, browser included (n = {len(seconds)})"
+    return f"after {min(seconds):.1f} to {max(seconds):.1f} s, browser included, n = {len(seconds)}"
 
 
 if __name__ == "__main__":

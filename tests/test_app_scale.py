@@ -6,7 +6,10 @@ No time is asserted here; benchmarks/pages measures a million rows.
 from __future__ import annotations
 
 import os
+import platform
 import shutil
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -29,6 +32,7 @@ from core.views.paging import SAMPLE_ROWS
 from core.views.reading import text_hits
 from core.views.table import fingerprint, load_table
 
+ROOT = Path(__file__).resolve().parents[1]
 N = 30_000
 PLACE = {"run": "toy", "task": "tri", "split": "test"}
 
@@ -174,3 +178,33 @@ def test_pages_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pa
 def test_search_knows_case_and_no_patterns(text: str, found: list[int]) -> None:
     column: Any = pa.chunked_array([["großer Ärger", "un ÉTÉ", "ΣΊΓΜΑ", r"x \E.* abc", None]], pa.string())
     assert np.flatnonzero(text_hits(column, text)).tolist() == found
+
+
+HOLES = """
+import sys
+import numpy as np, psutil
+from core.views.kept import return_freed_memory
+told = return_freed_memory() if sys.argv[1] == "returned" else True
+held = lambda: psutil.Process().memory_info().rss / 1e6
+np.ones(1_000_000)  # freed: glibc takes the next of this size from its pool
+before, arrays, pins = held(), [], []
+for _ in range(40):
+    arrays.append(np.ones(1_000_000))
+    pins.append(bytearray(100_000))
+del arrays
+print(told, held() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left as they are")
+def test_freed_arrays_go_back_to_the_system() -> None:
+    """40 arrays of 8 MB, freed with something small between them: holes that a process keeps, unless it is told."""
+
+    def left(how: str) -> float:
+        done = subprocess.run([sys.executable, "-c", HOLES, how], capture_output=True, text=True, check=True, cwd=ROOT)
+        told, megabytes = done.stdout.split()
+        assert told == "True"
+        return float(megabytes)
+
+    assert left("kept") > 250
+    assert left("returned") < 50

@@ -62,7 +62,7 @@ def test_a_file_says_command_and_machine(tmp_path: Path) -> None:
     found = kept("box", tmp_path)
     assert found["command"] == "python -m benchmarks.box FOLDER"
     assert set(found["machine"]) == {"cores", "processor", "python", "torch"}
-    assert box.sentence(found) == "after 1.0 to 2.0 s, browser included (n = 2)"
+    assert box.sentence(found) == "after 1.0 to 2.0 s, browser included, n = 2"
 
 
 def test_a_table_of_pages_has_the_slowest_view() -> None:

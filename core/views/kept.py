@@ -10,7 +10,9 @@ its number, a part of every key, with it.
 
 from __future__ import annotations
 
+import ctypes
 import itertools
+import platform
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -20,6 +22,9 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 import numpy as np
 
 KEPT_BYTES = 450_000_000
+# glibc's numbers of what `mallopt` sets, and what it is set to.
+M_MMAP_THRESHOLD, MMAP_BYTES = -3, 1 << 20
+M_ARENA_MAX, ARENAS = -8, 2
 P = ParamSpec("P")
 R = TypeVar("R")
 _numbers = itertools.count()  # one for each table of this process
@@ -112,3 +117,15 @@ def arrays_of(value: Any) -> list[np.ndarray]:
 def size_of(value: Any) -> int:
     """Bytes of its arrays, and something for the rest."""
     return 500 + sum(array.nbytes for array in arrays_of(value))
+
+
+def return_freed_memory() -> bool:
+    """Has this process give freed arrays of a megabyte and more back to the system at once; True where it can be told.
+
+    glibc keeps them for later otherwise, in one pool for each of many threads: a server of twenty sessions held 0.7 GB
+    that nobody used, and more with time (LOG.md, 1 December). Other C libraries are left as they are.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    return bool(mallopt(M_MMAP_THRESHOLD, MMAP_BYTES)) and bool(mallopt(M_ARENA_MAX, ARENAS))
