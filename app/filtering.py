@@ -77,6 +77,13 @@ def write_filter(filter_: Filter) -> None:
     state.rewrite_query(others | to_query(filter_))
 
 
+def page_turned(key: str) -> None:
+    """The callback of a pagination. Not in the page's script: a session keeps callbacks, and with a function of a
+    script all that the script had computed."""
+    page = st.session_state[key]
+    state.set_query(page=None if page == 1 else str(page))
+
+
 # ---- widgets -------------------------------------------------------------------------------------------------------
 def filter_widgets(table: TaskTable, filter_: Filter, rows: IntArray) -> None:
     """All of them, in the container that is open."""

@@ -23,26 +23,28 @@ def stepper(table: TaskTable, row: int, rows: IntArray, filter_: Filter) -> None
     at = np.flatnonzero(rows == row)
     here = int(at[0]) if len(at) else None
 
-    def go(position: int) -> None:
-        state.set_query(ex=table.ids[int(rows[position])].as_py())
+    # A session keeps the callbacks of its buttons: an id, not the rows.
+    def id_at(position: int | None) -> str | None:
+        is_there = position is not None and 0 <= position < len(rows)
+        return table.ids[int(rows[position])].as_py() if is_there else None
 
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        before, after = (None, 0) if here is None else (here - 1, here + 1)
+        before, after = (None, id_at(0)) if here is None else (id_at(here - 1), id_at(here + 1))
         st.button(
             "Previous",
             icon=":material/arrow_back:",
             shortcut="K",
-            on_click=go,
-            args=(before,),
-            disabled=before is None or before < 0,
+            on_click=state.set_query,
+            kwargs={"ex": before},
+            disabled=before is None,
         )
         st.button(
             "Next",
             icon=":material/arrow_forward:",
             shortcut="J",
-            on_click=go,
-            args=(after,),
-            disabled=not len(rows) or after >= len(rows),
+            on_click=state.set_query,
+            kwargs={"ex": after},
+            disabled=after is None,
         )
         words = show.literal(in_words(filter_))
         where = f"**{here + 1:,}** of {len(rows):,} in: {words}" if here is not None else f"not among: {words}"

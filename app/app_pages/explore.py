@@ -19,6 +19,7 @@ from app.filtering import (
     order_of,
     order_query,
     ordered_rows,
+    page_turned,
     write_filter,
 )
 from core.calibration import IntArray
@@ -192,17 +193,12 @@ def rows_table(run: Run, task: Task, table: TaskTable, filter_: Filter, rows: In
         open_row(run, task, table, int(page.rows[picked[0]]), filter_)
     if page.n_pages > 1:
         key = f"pages-{mark}"
-        st.pagination(page.n_pages, default=page.page, key=key, on_change=turned, args=(key,))
+        st.pagination(page.n_pages, default=page.page, key=key, on_change=page_turned, args=(key,))
 
 
 def asked_page(text: str) -> int:
     """The number of a page in the address; 1 for what is none."""
     return max(1, int(text)) if text.isdecimal() and len(text) < 10 else 1
-
-
-def turned(key: str) -> None:
-    page = st.session_state[key]
-    state.set_query(page=None if page == 1 else str(page))
 
 
 COLUMN_CONFIG = {

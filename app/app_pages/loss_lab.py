@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import streamlit as st
 
-from app import links, show
+from app import links, show, state
 from app.choosing import in_order
 from app.state import choice, current_run, current_split, current_table, current_task, guarded
 from app.words import METRICS, with_interval
@@ -84,7 +84,7 @@ def one_example(table: TaskTable, student: str) -> None:
         if not len(at):
             raise NotDefined(f"Example '{linked}' has no gold label, so the loss has no hard term.")
         place = int(at[0])
-        st.button("Leave the linked example", on_click=lambda: st.query_params.pop("ex", None), icon=":material/close:")
+        st.button("Leave the linked example", on_click=state.set_query, kwargs={"ex": None}, icon=":material/close:")
     else:
         place = int(ranked[st.pagination(len(ranked), key=f"rank-{student}-{order}-{table.task.name}") - 1])
     row = int(norms.rows[place])

@@ -224,8 +224,9 @@ def _mask(filter_: Filter, table: TaskTable) -> npt.NDArray[np.bool_]:
 
 
 def apply(filter_: Filter, table: TaskTable) -> IntArray:
-    """The rows for which it holds, ascending: see `mask`."""
-    return np.flatnonzero(mask(filter_, table))
+    """The rows for which it holds, ascending: see `mask`. Kept with the table, so that sessions share them."""
+    rows: IntArray = table.kept.once(("rows", filter_), lambda: np.flatnonzero(mask(filter_, table)))
+    return rows
 
 
 # ---- details -------------------------------------------------------------------------------------------------------
