@@ -34,11 +34,11 @@ from scipy.stats import gmean
 
 from benchmarks.contenders import PlainModel, Shape, clock, contenders_on, serve
 from benchmarks.curves import draw_curves
+from benchmarks.kept import RESULTS
 from benchmarks.scaling import passes, scaling
 from core.device import Device, resolve_device
 from core.speed import TRAINING_FLOPS, gemm_peak, matrix_parameters
 
-RESULTS = Path(__file__).parent / "results"
 CPU_SHAPES = {
     "L2/H128": Shape(2, 128, 2, steps=48),
     "L4/H256": Shape(4, 256, 4, steps=36),
