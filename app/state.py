@@ -29,7 +29,7 @@ from core.store import Run
 from core.tasks import Task, did_you_mean
 from core.views import NotDefined
 from core.views.catalogue import RunSummary, find_runs, open_run, tasks_of_run
-from core.views.kept import Kept, return_freed_memory
+from core.views.kept import Kept, use_few_pools
 from core.views.results import read_results
 from core.views.table import TaskTable, fingerprint, load_table, splits_of
 
@@ -158,7 +158,7 @@ def _table(path: str, task: str, split: str, mark: str) -> TaskTable:
 
 @st.cache_resource(show_spinner=False)
 def _kept() -> Kept:
-    return_freed_memory()
+    use_few_pools()
     return Kept()
 
 

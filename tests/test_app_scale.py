@@ -181,34 +181,39 @@ def test_search_knows_case_and_no_patterns(text: str, found: list[int]) -> None:
     assert np.flatnonzero(text_hits(column, text)).tolist() == found
 
 
-HOLES = """
-import sys
-import numpy as np, psutil
-from core.views.kept import return_freed_memory
-told = return_freed_memory() if sys.argv[1] == "returned" else True
+POOLS = """
+import sys, threading
+import psutil
+from core.views.kept import use_few_pools
+told = use_few_pools() if sys.argv[1] == "few" else True
 held = lambda: psutil.Process().memory_info().rss / 1e6
-np.ones(1_000_000)  # freed: glibc takes the next of this size from its pool
-before, arrays, pins = held(), [], []
-for _ in range(40):
-    arrays.append(np.ones(1_000_000))
-    pins.append(bytearray(100_000))
-del arrays
+before, turn, start, end, pins = held(), threading.Lock(), threading.Barrier(12), threading.Barrier(13), []
+def work():
+    start.wait()
+    with turn:
+        texts = [b"x" * (100_000 + i) for i in range(200)]
+        pins.append(b"x" * 100_001)
+        del texts
+    end.wait()
+for _ in range(12):
+    threading.Thread(target=work, daemon=True).start()
+end.wait()
 print(told, held() - before)
 """
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left as they are")
-def test_freed_arrays_go_back_to_the_system() -> None:
-    """40 arrays of 8 MB, freed with something small between them: holes that a process keeps, unless it is told."""
+def test_threads_use_what_others_have_freed() -> None:
+    """Twelve threads, one after another, take 20 MB and free them: one pool each keeps them all, few are used again."""
 
     def left(how: str) -> float:
-        done = subprocess.run([sys.executable, "-c", HOLES, how], capture_output=True, text=True, check=True, cwd=ROOT)
+        done = subprocess.run([sys.executable, "-c", POOLS, how], capture_output=True, text=True, check=True, cwd=ROOT)
         told, megabytes = done.stdout.split()
         assert told == "True"
         return float(megabytes)
 
-    assert left("kept") > 250
-    assert left("returned") < 50
+    assert left("many") > 150
+    assert left("few") < 80
 
 
 def test_sessions_share_the_rows_of_a_filter(large: Toy) -> None:

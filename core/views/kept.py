@@ -22,9 +22,7 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 import numpy as np
 
 KEPT_BYTES = 450_000_000
-# glibc's numbers of what `mallopt` sets, and what it is set to.
-M_MMAP_THRESHOLD, MMAP_BYTES = -3, 1 << 20
-M_ARENA_MAX, ARENAS = -8, 2
+M_ARENA_MAX = -8  # glibc's number of what `mallopt` sets
 P = ParamSpec("P")
 R = TypeVar("R")
 _numbers = itertools.count()  # one for each table of this process
@@ -119,13 +117,11 @@ def size_of(value: Any) -> int:
     return 500 + sum(array.nbytes for array in arrays_of(value))
 
 
-def return_freed_memory() -> bool:
-    """Has this process give freed arrays of a megabyte and more back to the system at once; True where it can be told.
+def use_few_pools() -> bool:
+    """Has the threads of this process share two pools of memory; True where it can be told.
 
-    glibc keeps them for later otherwise, in one pool for each of many threads: a server of twenty sessions held 0.7 GB
-    that nobody used, and more with time (LOG.md, 1 December). Other C libraries are left as they are.
+    glibc gives each of many threads a pool of its own otherwise, and what is freed in one serves no other: a server of
+    twenty sessions ended 0.3 GB higher, and answered no faster (LOG.md, 1 December). Other C libraries are left as
+    they are.
     """
-    if platform.libc_ver()[0] != "glibc":
-        return False
-    mallopt = ctypes.CDLL(None).mallopt
-    return bool(mallopt(M_MMAP_THRESHOLD, MMAP_BYTES)) and bool(mallopt(M_ARENA_MAX, ARENAS))
+    return platform.libc_ver()[0] == "glibc" and bool(ctypes.CDLL(None).mallopt(M_ARENA_MAX, 2))
